@@ -1,0 +1,1 @@
+"""Equations and schedules of guidance: x0-space, pure torch, no host."""
