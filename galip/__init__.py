@@ -1,0 +1,11 @@
+"""GALIP (Tao et al., CVPR 2023): one-pass text-to-image with a frozen CLIP inside. Pure PyTorch, no host."""
+
+from .checkpoint import load_generator, save_generator
+from .clip import ImageEncoder, TextEncoder, check_same_clip
+from .dims import Dims
+from .discriminator import NetC, NetD
+from .fast import PLAIN, Fast
+from .generator import Generator
+
+__all__ = ["PLAIN", "Dims", "Fast", "Generator", "ImageEncoder", "NetC", "NetD", "TextEncoder", "check_same_clip",
+           "load_generator", "save_generator"]
