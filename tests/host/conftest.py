@@ -48,6 +48,7 @@ _PACK = _load_pack()
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import nodes as comfy_nodes  # noqa: E402
+
 import tiny_checkpoint  # noqa: E402
 
 

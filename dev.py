@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""The command line for people who work on Guidance Lab. Standard library only.
+
+python dev.py demo                  make a picture with an example workflow in a real ComfyUI
+python dev.py test [LAYER] [...]    the tests: unit, host, server, canvas, or all; the rest goes to pytest
+python dev.py serve                 the same ComfyUI with its canvas, for you
+python dev.py host                  find or make the ComfyUI that all of this uses
+python dev.py bench NAME            run benchmarks/NAME.py
+python dev.py evidence NAME         run demo/evidence/NAME.py
+
+Every command takes --comfyui VERSION or FOLDER; without it COMFYUI_PATH is used, else the ComfyUI around this folder,
+else one that is made in your cache folder.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("error: Guidance Lab needs Python 3.10 or newer; this is %d.%d." % sys.version_info[:2])
+
+import argparse
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from tools.host import ROOT, DevError, Host, find_host, say
+from tools.server import running_server
+
+LAYERS = ("unit", "host", "server", "canvas")
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a command, and what is left over for pytest or the script."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--comfyui", metavar="VERSION|FOLDER", help="the ComfyUI to use")
+    parser = argparse.ArgumentParser(prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    host = commands.add_parser("host", parents=[common], help="find or make the ComfyUI host")
+    host.add_argument("--json", action="store_true", help="last line: {comfyui, python, version}")
+    demo = commands.add_parser("demo", parents=[common], help="make a picture with an example workflow")
+    demo.add_argument("--workflow", metavar="NAME", help="a file of example_workflows, without .json")
+    demo.add_argument("--out", metavar="DIR", type=Path, default=ROOT / "out", help="where the pictures go (default: out)")
+    demo.add_argument("--port", type=int, help="port of the server (default: a free one)")
+    serve = commands.add_parser("serve", parents=[common], help="run ComfyUI with its canvas")
+    serve.add_argument("--port", type=int, default=8188)
+    serve.add_argument("--base", metavar="DIR", type=Path, help="keep models, workflows and output here (default: thrown away)")
+    test = commands.add_parser("test", parents=[common], help="run the tests; what is not an option of dev.py goes to pytest")
+    test.add_argument("layer", nargs="?", choices=LAYERS)
+    for name, folder in (("bench", "benchmarks"), ("evidence", "demo/evidence")):
+        script = commands.add_parser(name, parents=[common], help=f"run a script of {folder}; other options go to it")
+        script.add_argument("name", nargs="?")
+
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in ("test", "bench", "evidence"):
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    return options, rest
+
+
+def run_in_host(host: Host, command: list, **variables: str) -> int:
+    """Run the host's interpreter on `command` with ComfyUI, then this repository, on the path; returns its exit code."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(host.comfyui), str(ROOT))), "COMFYUI_PATH": str(host.comfyui)}
+    # The demo models are so small that more threads only wait for each other.
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment.update(variables)
+    process = subprocess.Popen([str(host.python), *map(str, command)], env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # the child got it too and stops its server
+        process.wait()
+        raise
+
+
+def demo(options: argparse.Namespace) -> int:
+    host = find_host(options.comfyui)
+    command = ["-m", "tools.demo", "--comfyui", host.comfyui, "--out", options.out.absolute()]
+    if options.workflow:
+        command += ["--workflow", options.workflow]
+    if options.port:
+        command += ["--port", options.port]
+    return run_in_host(host, command)
+
+
+def serve(options: argparse.Namespace) -> int:
+    host = find_host(options.comfyui)
+    say(f"starting ComfyUI {host.version}")
+    with running_server(host, options.port, options.base and options.base.absolute()) as server:
+        say(f"open {server.url} in a browser; Ctrl-C stops it")
+        while server.process.poll() is None:
+            time.sleep(1)
+        raise DevError(f"ComfyUI ended with exit code {server.process.returncode}.")
+
+
+def test(options: argparse.Namespace, rest: list[str]) -> int:
+    host = find_host(options.comfyui)
+    if subprocess.run([host.python, "-c", "import pytest"], capture_output=True).returncode != 0:
+        raise DevError(f"this host has no pytest; `{host.python} -m pip install pytest comfy-cli playwright`.")
+    where = ROOT / "tests" / options.layer if options.layer else ROOT / "tests"
+    return run_in_host(host, ["-m", "pytest", "--rootdir", ROOT, "--confcutdir", ROOT / "tests", where, *rest])
+
+
+def script(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
+    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    if options.name not in names:
+        wanted = f"no {options.command} '{options.name}'" if options.name else f"which {options.command}"
+        raise DevError(f"{wanted}; there is: {', '.join(names) or 'none yet'}.")
+    return run_in_host(find_host(options.comfyui), [folder / f"{options.name}.py", *rest])
+
+
+def main(arguments: list[str]) -> int:
+    options, rest = parse(arguments)
+    if options.command == "host":
+        host = find_host(options.comfyui)
+        print(host.as_json() if options.json else f"ComfyUI {host.version} in {host.comfyui}, run by {host.python}")
+        return 0
+    if options.command == "demo":
+        return demo(options)
+    if options.command == "serve":
+        return serve(options)
+    if options.command == "test":
+        return test(options, rest)
+    return script(ROOT / ("benchmarks" if options.command == "bench" else "demo/evidence"), options, rest)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except DevError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

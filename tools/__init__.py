@@ -1,0 +1,1 @@
+"""Pieces of dev.py; none of this is part of the node pack."""
