@@ -1,11 +1,14 @@
 """The nodes of the pack: one module per family, each with a `NODES` list; this file only collects them."""
 
+from . import autoguidance
 from ._api import ComfyExtension, io
+
+FAMILIES = [autoguidance]
 
 
 class GuidanceLab(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return []
+        return [node for family in FAMILIES for node in family.NODES]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

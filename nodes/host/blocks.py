@@ -1,0 +1,120 @@
+"""The transformer blocks of a loaded network: which exist, what they are called, and which ComfyUI lets us replace.
+
+A block is a pair (group, index). UNets have the groups `input`, `middle`, `output` in ComfyUI's own numbering; diffusion
+transformers have `double` (two streams, or the only kind) and `single` (one merged stream).
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+Block = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class DitLayout:
+    """What ComfyUI offers for one transformer class: its replaceable groups, and whether we know its token layout.
+
+    groups: group name → attribute that holds the blocks; the hook is patches_replace["dit"][(group + "_block", index)].
+    joint_attention: one attention over text tokens followed by image tokens, so image queries can be told apart.
+    """
+
+    groups: dict[str, str]
+    joint_attention: bool = False
+
+
+# Exact classes, not subclasses: a subclass may walk its blocks without looking for replacements.
+DIT_LAYOUTS = {
+    "comfy.ldm.flux.model.Flux": DitLayout({"double": "double_blocks", "single": "single_blocks"}, joint_attention=True),
+    "comfy.ldm.chroma.model.Chroma": DitLayout({"double": "double_blocks", "single": "single_blocks"}, joint_attention=True),
+    "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": DitLayout({"double": "joint_blocks"}, joint_attention=True),
+    "comfy.ldm.hunyuan_video.model.HunyuanVideo": DitLayout({"double": "double_blocks", "single": "single_blocks"}),
+    "comfy.ldm.aura.mmdit.MMDiT": DitLayout({"double": "double_layers"}),
+    "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": DitLayout({"double": "transformer_blocks"}),
+    "comfy.ldm.wan.model.WanModel": DitLayout({"double": "blocks"}),
+    "comfy.ldm.lightricks.model.LTXVModel": DitLayout({"double": "transformer_blocks"}),
+}
+
+
+def is_unet(network: torch.nn.Module) -> bool:
+    """Whether the network is ComfyUI's UNet (SD1.x, SD2.x, SDXL, SVD and their kin)."""
+    return isinstance(network, UNetModel)
+
+
+def dit_layout(network: torch.nn.Module) -> DitLayout | None:
+    """The layout of a diffusion transformer whose block hooks were checked, None for any other network."""
+    return DIT_LAYOUTS.get(f"{type(network).__module__}.{type(network).__qualname__}")
+
+
+def list_blocks(network: torch.nn.Module) -> list[Block]:
+    """Every transformer block that can be replaced, in the order of the forward pass. Empty when there is no hook."""
+    if is_unet(network):
+        groups = {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
+        return [
+            (group, index)
+            for group, stages in groups.items()
+            for index, stage in enumerate(stages)
+            if stage is not None and any(isinstance(layer, SpatialTransformer) for layer in stage)
+        ]
+    layout = dit_layout(network)
+    if layout is None:
+        return []
+    return [(group, index) for group, attribute in layout.groups.items() for index in range(len(getattr(network, attribute)))]
+
+
+def describe_blocks(blocks: list[Block]) -> str:
+    """The shortest block list that names these blocks: `input:1-2, input:4, middle:0`."""
+    runs: list[list] = []
+    for group, index in blocks:
+        if runs and runs[-1][0] == group and runs[-1][2] == index - 1:
+            runs[-1][2] = index
+        else:
+            runs.append([group, index, index])
+    return ", ".join(f"{group}:{first}" if first == last else f"{group}:{first}-{last}" for group, first, last in runs)
+
+
+def parse_blocks(text: str, available: list[Block], default: list[Block]) -> list[Block]:
+    """`middle:0, input:4, output:3-5` → blocks in the order of `available`; `default` → the given ones; empty → none.
+
+    Raises ValueError when a part cannot be read or names a block that this model does not have.
+    """
+    chosen: set[Block] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if part == "default":
+            chosen.update(default)
+            continue
+        match = re.fullmatch(r"([a-z]+)\s*:\s*(\d+)(?:\s*-\s*(\d+))?", part)
+        if match is None:
+            raise ValueError(f"Weaker Version cannot read the block '{part}': write for example 'middle:0, output:3-5', or 'default'.")
+        first, last = int(match[2]), int(match[3] or match[2])
+        wanted = {(match[1], index) for index in range(first, last + 1)}
+        if not wanted or not wanted <= set(available):
+            raise ValueError(f"This model has no block '{part}': the blocks that can be chosen are {describe_blocks(available)}.")
+        chosen |= wanted
+    return [block for block in available if block in chosen]
+
+
+def middle_blocks(network: torch.nn.Module, available: list[Block]) -> list[Block]:
+    """Where a damaged network still draws the same scene: the UNet's middle block; three tenths into a transformer.
+
+    PAG and SEG damage the middle block of SD1.5 and SDXL; skip-layer guidance was published for layers 7-9 of the 24 of SD3.5 medium.
+    """
+    if is_unet(network):
+        return [block for block in available if block[0] == "middle"] or available[len(available) // 2 :][:1]
+    first_group = [block for block in available if block[0] == available[0][0]]
+    start, stop = round(len(first_group) * 7 / 24), round(len(first_group) * 10 / 24)
+    return first_group[start : max(stop, start + 1)]
+
+
+def deep_input_blocks(network: torch.nn.Module, available: list[Block]) -> list[Block]:
+    """Where TPG shuffles: the two deepest attention stages on the way down of a UNet; as `middle_blocks` in a transformer."""
+    down = [block for block in available if block[0] == "input"]
+    return down[-2:] or middle_blocks(network, available)
+
+
+def droppable_blocks(available: list[Block]) -> list[Block]:
+    """The blocks a random drop may take: all but the first and the last, which carry the picture into and out of the network."""
+    return available[1:-1]
