@@ -7,13 +7,18 @@ affine in the network output with the same x and sigma for both models, so mixin
 import torch
 
 
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    # Half precision would lose the small difference of two predictions.
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def guidance_term(main: torch.Tensor, guide: torch.Tensor, weight: float) -> torch.Tensor:
-    """What autoguidance adds to a prediction: (w - 1)(D1 - D0), in float32.
+    """What autoguidance adds to a prediction: (w - 1)(D1 - D0), in float32 or wider.
 
     main, guide: x0 predictions of the good model (D1) and of the guide (D0) on the same conditioning, same shape.
     weight: w; 1 adds nothing, above 1 guides away from the guide, 0 lands on the guide.
     """
-    return (main.float() - guide.float()) * (weight - 1.0)
+    return (_wide(main) - _wide(guide)) * (weight - 1.0)
 
 
 def autoguided(main: torch.Tensor, guide: torch.Tensor, weight: float) -> torch.Tensor:
@@ -22,8 +27,8 @@ def autoguided(main: torch.Tensor, guide: torch.Tensor, weight: float) -> torch.
 
 
 def add_term(prediction: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
-    """prediction + term, summed in float32 and returned in the dtype of the prediction (same shape)."""
-    return (prediction.float() + term).to(prediction.dtype)
+    """prediction + term, summed in float32 or wider and returned in the dtype of the prediction (same shape)."""
+    return (_wide(prediction) + term).to(prediction.dtype)
 
 
 def multi_guided(main: torch.Tensor, guides: list[tuple[torch.Tensor, float]]) -> torch.Tensor:
@@ -51,8 +56,8 @@ def weights_from_total(total: float, mix: float) -> tuple[float, float]:
 def best_extrapolation(main: torch.Tensor, guide: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Diagnostic: the s* = w - 1 that brings M + s(M - B) nearest to the clean latent z, s* = <M - B, z - M> / |M - B|^2.
 
-    All arguments (batch, ...); returns float32 (batch,). Positive means that this guide can help; nan where M equals B.
+    All arguments (batch, ...); returns (batch,). Positive means that this guide can help; nan where M equals B.
     """
-    difference = (main.float() - guide.float()).flatten(1)
-    missing = (clean.float() - main.float()).flatten(1)
+    difference = (_wide(main) - _wide(guide)).flatten(1)
+    missing = (_wide(clean) - _wide(main)).flatten(1)
     return (difference * missing).sum(1) / difference.square().sum(1)

@@ -26,7 +26,8 @@ class Window:
                 raise ValueError(f"{name} is {value}; give a number from 0 (first step) to 1 (last step).")
         if self.start_percent > self.end_percent:
             raise ValueError(
-                f"start_percent {self.start_percent} comes after end_percent {self.end_percent}; the start must not be greater than the end."
+                f"start_percent {self.start_percent} comes after end_percent {self.end_percent}; "
+                "the start must not be greater than the end."
             )
 
     @property

@@ -64,7 +64,7 @@ class AutoguidanceModelPair(io.ComfyNode):
                 "Guides a model with a weaker version of itself: better pictures without losing variety. "
                 "Costs one evaluation of the guide per step; works at cfg 1 and together with CFG, with any sampler."
             ),
-            search_aliases=["autoguidance", "AG", "guiding a diffusion model with a bad version of itself", "bad model", "weak model", "EDM2"],
+            search_aliases=["autoguidance", "AG", "guiding with a bad version of itself", "bad model", "weak model", "EDM2"],
             inputs=[
                 io.Model.Input("model", tooltip="The good model, the one you want pictures from. LoRAs and patches on it act on it alone."),
                 io.Model.Input(
@@ -96,7 +96,7 @@ class AutoguidanceModelPair(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where autoguidance ends (this point included), 0 to 1. Usually 1; outside the window the guide is not evaluated.",
+                    tooltip="Where autoguidance ends, this point included, 0 to 1. Usually 1. Outside the window the guide is not evaluated.",
                 ),
                 io.Conditioning.Input(
                     "guide_positive",

@@ -34,8 +34,8 @@ def refuse_unlike(main: ModelPatcher, guide: ModelPatcher, guide_conditioning: l
     for name, sigma, guide_sigma in _sigma_scale(sampling, guide_sampling):
         if not math.isclose(sigma, guide_sigma, rel_tol=1e-3, abs_tol=1e-6):
             raise ValueError(
-                f"{name} means sigma {sigma:.4g} in model and {guide_sigma:.4g} in guide_model; choose a guide with the same noise schedule "
-                "and put any ModelSampling node (shift, zero terminal SNR) on both."
+                f"{name} means sigma {sigma:.4g} in model and {guide_sigma:.4g} in guide_model; choose a guide with the same noise "
+                "schedule and put any ModelSampling node (shift, zero terminal SNR) on both."
             )
     width, guide_width = context_width(main), context_width(guide)
     if guide_conditioning is not None:
