@@ -1,0 +1,116 @@
+"""Reading and writing XTI files of every known format. Nothing is ever unpickled."""
+
+import pickle
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from . import formats_layers, formats_ti, formats_tokens
+from .embedding import XTI
+
+EXTENSIONS = (".safetensors", ".pt", ".bin", ".pth", ".ckpt")
+
+# Parts of keys by which files of another kind are recognised.
+_OTHER_KINDS = (
+    (("lora_up", "lora_down", "lora_a", "lora_b", "lora.up", "lora.down", "hada_w", "lokr_w", "lora_te", "lora_unet"), "a LoRA"),
+    (("diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders"), "a checkpoint"),
+    (("transformer_blocks.", "double_blocks.", "single_blocks.", "down_blocks.", "joint_blocks."), "a diffusion model"),
+    (("text_model.", "encoder.layers.", "token_embedding."), "a text encoder"),
+)
+
+
+def load(path: str | Path, token: str | None = None, prefix: bool = False) -> XTI:
+    """Read an XTI file of any known format.
+
+    Formats: kohya, mkshing, SeongMon, promptplusplus, Mix-of-Show ED-LoRA, our own, and ordinary textual inversion (equal rows);
+    `XTI.source` says which. token: the placeholder word, where the file holds several. prefix: promptplusplus only, see there.
+    Raises ValueError with one sentence, beginning with the file's name, for every file that is not one of these.
+    """
+    path = Path(path)
+    try:
+        data, metadata = _read_container(path)
+        return _interpret(data, metadata, token, prefix)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def save(xti: XTI, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write an XTI as .safetensors: kohya's keys for SD1 and SD2, our own for the rest (formats_layers.write).
+
+    dtype: float32, float16 or bfloat16. Raises ValueError for another ending or dtype.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise ValueError(f"{path.name}: XTI files are written as .safetensors.")
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"{path.name}: an XTI is saved in float32, float16 or bfloat16, not {dtype}.")
+    tensors, metadata = formats_layers.write(xti, dtype)
+    # safetensors refuses tensors that share memory, as the equal rows of a textual inversion do.
+    safetensors.torch.save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _read_container(path: Path) -> tuple[dict, dict[str, str]]:
+    if not path.is_file():
+        raise ValueError("there is no such file.")
+    if path.suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"XTI files end in {', '.join(EXTENSIONS)}.")
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty.")
+    data, metadata = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else (_read_torch(path), {})
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ValueError("the tensors have no names, so their layers cannot be told apart.")
+    if not data:
+        raise ValueError("the file holds no tensors.")
+    return data, metadata
+
+
+def _read_safetensors(path: Path) -> tuple[dict, dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != formats_layers.OWN_FORMAT:
+                _refuse_other_kinds(file.keys())  # before gigabytes are read
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+    except safetensors.SafetensorError:
+        raise ValueError("the file is damaged or not a safetensors file.") from None
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported operand" not in str(error):  # an operand that torch.save never writes is not a torch file at all
+            raise ValueError("the file contains Python code or objects, which are not loaded; ask for a .safetensors file.") from None
+        raise ValueError("the file is damaged or not a PyTorch file.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
+        raise ValueError("the file is damaged or not a PyTorch file.") from None
+
+
+def _interpret(data: dict, metadata: dict[str, str], token: str | None, prefix: bool) -> XTI:
+    if formats_layers.is_own(data, metadata):
+        return formats_layers.read_own(data, metadata)
+    if formats_layers.is_kohya(data):
+        return formats_layers.read_kohya(data, metadata)
+    if formats_tokens.is_ed_lora(data):
+        return formats_tokens.read_ed_lora(data, token)
+    _refuse_other_kinds(data)
+    if formats_tokens.is_promptplusplus(data):
+        return formats_tokens.read_promptplusplus(data, token, prefix)
+    if formats_tokens.is_numbered(data):
+        return formats_tokens.read_numbered(data, token)
+    if formats_ti.is_textual_inversion(data):
+        return formats_ti.read_textual_inversion(data, metadata)
+    raise ValueError(f'no known XTI or textual inversion has the keys "{", ".join(list(data)[:3])}", ....')
+
+
+def _refuse_other_kinds(keys) -> None:
+    names = [key.lower() for key in keys]
+    if "state_dict" in names and "encoder" in names:
+        raise ValueError("this is a NeTI mapper, a network over time and layer and not a table of tokens.")
+    if "state_dict" in names:
+        raise ValueError("this is a checkpoint, not an XTI.")
+    for marks, kind in _OTHER_KINDS:
+        if any(mark in name for name in names for mark in marks):
+            raise ValueError(f"this is {kind}, not an XTI.")
