@@ -1,5 +1,8 @@
-"""Shared by every layer: import paths, one marker per layer, seeded random numbers."""
+"""Shared by every layer: import paths, one marker per layer, and the headless server of the server and canvas layers."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,20 +15,84 @@ LAYERS = ("unit", "host", "server", "canvas")
 # The repository goes to the END of the path: ComfyUI has top-level modules with our names (`nodes`, `tests`) and they must win.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT), str(ROOT / "tests")]
 
+from tools.client import needed_files  # noqa: E402
+from tools.host import Host, read_version  # noqa: E402
+from tools.server import Server, running_server  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-object-info", action="store_true", help="write tests/object_info.json from the running server")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     for layer in LAYERS:
         config.addinivalue_line("markers", f"{layer}: a test of the {layer} layer (set by its folder)")
 
 
+def _layer(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        layer = item.path.relative_to(ROOT / "tests").parts[0]
-        if layer in LAYERS:
-            item.add_marker(layer)
+        item.add_marker(_layer(item))
+    items.sort(key=lambda item: LAYERS.index(_layer(item)))  # what is quick to fail first
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "example" in metafunc.fixturenames:
+        paths = sorted((ROOT / "example_workflows").glob("*.json"))
+        metafunc.parametrize("example", paths, ids=[path.stem for path in paths])
 
 
 @pytest.fixture
 def generator() -> torch.Generator:
     """A CPU generator with a fixed seed; the global random state stays untouched."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The ComfyUI folder that `python dev.py test` found."""
+    if "COMFYUI_PATH" not in os.environ:
+        pytest.fail("this layer needs ComfyUI: run `python dev.py test`, or set COMFYUI_PATH to its folder")
+    return Path(os.environ["COMFYUI_PATH"])
+
+
+@pytest.fixture(scope="session")
+def server(comfyui):
+    """One headless ComfyUI with only this pack, for the whole run."""
+    with running_server(Host(comfyui, Path(sys.executable), read_version(comfyui)), cpu=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def object_info(server) -> dict:
+    """Node id → V1 information, of this pack's nodes and ComfyUI's."""
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint_file(comfyui, tmp_path_factory) -> Path:
+    """A whole SD1.5 checkpoint of random weights on disk, made in a process of its own."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    paths = os.pathsep.join((str(comfyui), str(ROOT / "tests")))
+    subprocess.run([sys.executable, ROOT / "tests" / "tiny_checkpoint.py", path], check=True, env={**os.environ, "PYTHONPATH": paths})
+    return path
+
+
+@pytest.fixture
+def workflow(example, server, request) -> dict:
+    """The UI JSON of an example workflow; files it needs from the user are put into the server as tiny random checkpoints."""
+    content = json.loads(example.read_text(encoding="utf-8"))
+    for name in needed_files(content):
+        assert name.startswith("checkpoints/"), f"{example.name} needs {name}: the tests can make checkpoints only"
+        _link(request.getfixturevalue("tiny_checkpoint_file"), server, name)
+    return content
+
+
+def _link(source: Path, server: Server, name: str) -> None:
+    target = server.base / "models" / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, target)

@@ -6,6 +6,7 @@ weights, so only the depth is shrunk. Import this after ComfyUI is on the path.
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -75,3 +76,10 @@ def write_checkpoint(path: Path, layout: dict = TINY1, seed: int = 0) -> Path:
     """A whole checkpoint (UNet + CLIP-L + TAESD, about 290 MB) that CheckpointLoaderSimple loads."""
     save_file({**unet_weights(layout, seed), **vae_weights(seed), **clip_weights(seed)}, path)
     return path
+
+
+if __name__ == "__main__":
+    from comfy.cli_args import args
+
+    args.cpu = True
+    write_checkpoint(Path(sys.argv[1]))

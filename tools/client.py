@@ -27,12 +27,13 @@ def needed_files(workflow: dict) -> list[str]:
     return workflow.get("extra", {}).get("guidance_lab", {}).get("needs", [])
 
 
-def run_prompt(url: str, prompt: dict, progress=None) -> list[dict]:
+def run_prompt(url: str, prompt: dict, progress=None, timeout: float | None = None) -> list[dict]:
     """Queue an API prompt, wait for its end, return its images as `{filename, subfolder, type}`.
 
-    `progress(node_class, value, maximum)` is called as the server reports. Raises DevError with what the server said.
+    `progress(node_class, value, maximum)` is called as the server reports. Raises DevError with what the server said,
+    TimeoutError after `timeout` seconds.
     """
-    return asyncio.run(_run_prompt(url, prompt, progress or (lambda *_: None)))
+    return asyncio.run(asyncio.wait_for(_run_prompt(url, prompt, progress or (lambda *_: None)), timeout))
 
 
 async def _run_prompt(url: str, prompt: dict, progress) -> list[dict]:
@@ -43,7 +44,7 @@ async def _run_prompt(url: str, prompt: dict, progress) -> list[dict]:
             if answer.status != 200:
                 raise DevError(f"ComfyUI refused the prompt: {_refusal(body)}")
         prompt_id = body["prompt_id"]
-        async for message in socket:
+        async for message in socket:  # ends without `break` only when the server went away
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
             event = json.loads(message.data)
@@ -58,6 +59,8 @@ async def _run_prompt(url: str, prompt: dict, progress) -> list[dict]:
                 if data["node"] is None:  # the history is written before this, and only then
                     break
                 progress(_class_of(prompt, data["node"]), 0, 1)
+        else:
+            raise DevError(f"ComfyUI at {url} went away in the middle of the prompt.")
         async with session.get(f"{url}/history/{prompt_id}") as answer:
             outputs = (await answer.json())[prompt_id]["outputs"]
     return [image for output in outputs.values() for image in output.get("images", [])]
