@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from guidance.autoguidance import autoguided
+
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(x [N,2], sigma []) -> the estimate of the clean x [N,2]."""
 
@@ -34,8 +36,8 @@ def heun(denoise: Denoiser, x: torch.Tensor, levels: torch.Tensor) -> torch.Tens
 
 
 def guided(main: Denoiser, guide: Denoiser, weight: float) -> Denoiser:
-    """Karras 2024, eq. 3: weight * D_main + (1 - weight) * D_guide. With the model of all classes as guide this is CFG."""
-    return lambda x, sigma: torch.lerp(guide(x, sigma), main(x, sigma), weight)
+    """Autoguidance of `main` by `guide` with the pack's own eq. 3; with a model of all classes as guide this is CFG."""
+    return lambda x, sigma: autoguided(main(x, sigma), guide(x, sigma), weight)
 
 
 def truncated(main: Denoiser, factor: float) -> Denoiser:
@@ -43,6 +45,12 @@ def truncated(main: Denoiser, factor: float) -> Denoiser:
     return lambda x, sigma: torch.lerp(x, main(x, sigma), factor)
 
 
-def at_higher_sigma(main: Denoiser, factor: float) -> Denoiser:
-    """Self-guidance (arXiv:2412.05827): the same network told that the same x is noisier by `factor` than it is."""
+def denoise_at_higher_sigma(main: Denoiser, factor: float) -> Denoiser:
+    """The same network told that the same x is noisier by `factor` than it is: D(x; factor * sigma)."""
     return lambda x, sigma: main(x, sigma * factor)
+
+
+def score_at_higher_sigma(main: Denoiser, factor: float) -> Denoiser:
+    """Self-guidance (arXiv:2412.05827) in score form: x + sigma^2 * score(x; factor * sigma), the score of the noisier
+    distribution taken as if it belonged to this sigma. Unlike `denoise_at_higher_sigma` it moves x less, not more."""
+    return lambda x, sigma: torch.lerp(x, main(x, sigma * factor), factor**-2)

@@ -9,7 +9,7 @@ import torch
 from demo.toy import controls, metrics
 from demo.toy.distribution import BRANCHES_PER_CLASS, Mixture, mixture
 from demo.toy.model import EnergyNet, ema_exponent
-from demo.toy.sample import at_higher_sigma, guided, heun, noise_levels, truncated
+from demo.toy.sample import denoise_at_higher_sigma, guided, heun, noise_levels, score_at_higher_sigma, truncated
 from demo.toy.train import load, snapshot_path, train
 
 
@@ -48,8 +48,8 @@ def test_moments_are_those_of_the_papers_data(classes, mean, std):
 
 def test_likelihood_of_the_data(truth, threshold):
     log_density = truth.log_density(truth.sample(1 << 15, 0.0, torch.Generator().manual_seed(1)))
-    assert log_density.mean() == pytest.approx(1.354, abs=0.03)
-    assert log_density.std() == pytest.approx(1.105, abs=0.03)
+    assert log_density.mean() == pytest.approx(1.354, abs=0.015)
+    assert log_density.std() == pytest.approx(1.105, abs=0.015)
     assert threshold == pytest.approx(-1.80, abs=0.1)
     contour = log_density.max() - 2.12**2
     assert (log_density > contour).float().mean() == pytest.approx(0.987, abs=0.005)
@@ -106,10 +106,16 @@ def test_guidance_of_denoisers():
     main, guide = (lambda x, s: x * 0.5), (lambda x, s: x * 0.25)
     x, sigma = torch.tensor([[1.0, -2.0]]), torch.tensor(1.0)
     assert torch.equal(guided(main, guide, 1.0)(x, sigma), main(x, sigma))
-    assert torch.equal(guided(main, guide, 0.0)(x, sigma), guide(x, sigma))
+    torch.testing.assert_close(guided(main, guide, 0.0)(x, sigma), guide(x, sigma))
     torch.testing.assert_close(guided(main, guide, 3.0)(x, sigma), x)
     torch.testing.assert_close(truncated(main, 1.4)(x, sigma), x * 0.3)
-    assert torch.equal(at_higher_sigma(lambda x, s: x * s, 1.5)(x, sigma), x * 1.5)
+    assert torch.equal(denoise_at_higher_sigma(lambda x, s: x * s, 1.5)(x, sigma), x * 1.5)
+
+
+def test_score_at_higher_sigma_is_the_score_of_the_noisier_data(truth):
+    x, sigma = truth.sample(5, 0.5, torch.Generator().manual_seed(8)), torch.tensor(0.5)
+    expected = x + 0.5**2 * truth.score(x, 0.55)
+    torch.testing.assert_close(score_at_higher_sigma(truth.denoise, 1.1)(x, sigma), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_score_of_the_network_is_the_gradient_of_its_density():
