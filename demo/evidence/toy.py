@@ -80,6 +80,8 @@ def settings(truth: Mixture, nets: Networks, seed: int) -> Iterator[tuple[str, f
     for factor in (1.2, 1.4):
         yield "naive truncation: score times the weight", factor, truncated(main, factor)
     for weight in (1.5, 2):
+        told = controls.told_higher_sigma(nets.main, 1.1)
+        yield "same network told 1.1 sigma", weight, guided(main, told.denoise, weight)
         yield "same network at 1.1 sigma, denoised", weight, guided(main, denoise_at_higher_sigma(main, 1.1), weight)
         yield "same network at 1.1 sigma, score", weight, guided(main, score_at_higher_sigma(main, 1.1), weight)
         for share in (0.05, 0.15):

@@ -50,6 +50,13 @@ class _Skipping(EnergyNet):
         return h if index == self.skipped else super().layer(index, h)
 
 
+class _Misinformed(EnergyNet):
+    factor: float
+
+    def noise_input(self, sigma):
+        return super().noise_input(sigma * self.factor)
+
+
 def _copy_as(cls: type[EnergyNet], net: EnergyNet) -> EnergyNet:
     copied = cls(net.width)
     copied.load_state_dict(net.state_dict())
@@ -67,4 +74,12 @@ def with_layer_skipped(net: EnergyNet, index: int) -> EnergyNet:
     """A copy without hidden layer `index` (0 to 3)."""
     copied = _copy_as(_Skipping, net)
     copied.skipped = index
+    return copied
+
+
+def told_higher_sigma(net: EnergyNet, factor: float) -> EnergyNet:
+    """A copy that is told `factor` times the noise level of its input and is otherwise treated the same: self-guidance
+    (arXiv:2412.05827) as the pack's Weaker Version node does it, which shifts the timestep of the network and nothing else."""
+    copied = _copy_as(_Misinformed, net)
+    copied.factor = factor
     return copied

@@ -42,14 +42,18 @@ class EnergyNet(torch.nn.Module):
         self.hidden = torch.nn.ModuleList(UnitLinear(width, width, generator) for _ in range(HIDDEN_LAYERS))
         self.gain = torch.nn.Parameter(torch.zeros([]))
 
+    def noise_input(self, sigma: torch.Tensor) -> torch.Tensor:
+        """What the network is told about the noise level; `controls` overrides this and `layer`."""
+        return sigma.log() / 4
+
     def layer(self, index: int, h: torch.Tensor) -> torch.Tensor:
-        """Hidden layer `index`; the degradations of `controls` override this."""
+        """Hidden layer `index` of the features h [N, width]."""
         return self.hidden[index](F.silu(h) / _SILU_MAGNITUDE)
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """Unnormalised log density [N] at x [N,2], sigma [N,1]."""
         scaled = x / (SIGMA_DATA**2 + sigma**2).sqrt()
-        h = self.input(torch.cat([scaled, sigma.log() / 4, torch.ones_like(sigma)], dim=1))
+        h = self.input(torch.cat([scaled, self.noise_input(sigma), torch.ones_like(sigma)], dim=1))
         for index in range(HIDDEN_LAYERS):
             h = self.layer(index, h)
         return self.gain * h.square().mean(1) / sigma[:, 0] - 0.5 * scaled.square().sum(1)

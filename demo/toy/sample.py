@@ -51,6 +51,6 @@ def denoise_at_higher_sigma(main: Denoiser, factor: float) -> Denoiser:
 
 
 def score_at_higher_sigma(main: Denoiser, factor: float) -> Denoiser:
-    """Self-guidance (arXiv:2412.05827) in score form: x + sigma^2 * score(x; factor * sigma), the score of the noisier
-    distribution taken as if it belonged to this sigma. Unlike `denoise_at_higher_sigma` it moves x less, not more."""
+    """x + sigma^2 * score(x; factor * sigma): the score of the noisier distribution taken as if it belonged to this sigma.
+    Unlike `denoise_at_higher_sigma` it moves x less, not more."""
     return lambda x, sigma: torch.lerp(x, main(x, sigma * factor), factor**-2)

@@ -180,10 +180,12 @@ def test_controls_damage_a_copy_and_not_the_network():
         controls.interpolated(net, other, 0.5),
         controls.with_dropout(net, 0.1, generator),
         controls.with_layer_skipped(net, 1),
+        controls.told_higher_sigma(net, 1.1),
     ):
         assert not torch.allclose(damaged.score(x, 0.5), before)
     assert torch.equal(net.score(x, 0.5), before)
-    for untouched in (controls.with_weight_noise(net, 0.0, generator), controls.with_dropout(net, 0.0, generator)):
+    harmless = controls.with_weight_noise(net, 0, generator), controls.with_dropout(net, 0, generator), controls.told_higher_sigma(net, 1)
+    for untouched in harmless:
         torch.testing.assert_close(untouched.score(x, 0.5), before)
     assert torch.equal(controls.interpolated(net, other, 1.0).hidden[0].weight, other.hidden[0].weight)
 
