@@ -2,10 +2,10 @@
 
 from .checkpoint import load_generator, save_generator
 from .clip import ImageEncoder, TextEncoder, check_same_clip
-from .dims import Dims
+from .dims import OFFICIAL, Dims
 from .discriminator import NetC, NetD
-from .fast import PLAIN, Fast
+from .fast import FAST, PLAIN, Fast
 from .generator import Generator
 
-__all__ = ["PLAIN", "Dims", "Fast", "Generator", "ImageEncoder", "NetC", "NetD", "TextEncoder", "check_same_clip",
-           "load_generator", "save_generator"]
+__all__ = ["FAST", "OFFICIAL", "PLAIN", "Dims", "Fast", "Generator", "ImageEncoder", "NetC", "NetD", "TextEncoder",
+           "check_same_clip", "load_generator", "save_generator"]

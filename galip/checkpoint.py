@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 
@@ -27,6 +28,8 @@ def load_generator(source: str | os.PathLike | Mapping, dtype: torch.dtype = tor
     try:
         tensors = select_generator(tensors)
         if sizes is None and "sizes" in metadata:
+            if not re.fullmatch(r"\d+(,\d+)*", metadata["sizes"]):
+                raise ValueError(f"its metadata gives the sizes '{metadata['sizes']}', expected numbers like 8,16,32")
             sizes = tuple(int(size) for size in metadata["sizes"].split(","))
         dims = infer_dims(tensors, sizes)
         with torch.device("meta"):
@@ -35,7 +38,8 @@ def load_generator(source: str | os.PathLike | Mapping, dtype: torch.dtype = tor
     except ValueError as error:
         raise ValueError(f"cannot load {name}: {error}") from error
     generator.load_state_dict({key: tensor.to(device, dtype, copy=True) for key, tensor in tensors.items()}, assign=True)
-    return generator.to(memory_format=torch.channels_last).eval()
+    generator.GBlocks.to(memory_format=torch.channels_last)
+    return generator.eval()
 
 
 def read_file(path: str | os.PathLike) -> tuple[Mapping, dict[str, str]]:
@@ -43,6 +47,9 @@ def read_file(path: str | os.PathLike) -> tuple[Mapping, dict[str, str]]:
     name = os.path.basename(path)
     if not os.path.isfile(path):
         raise ValueError(f"there is no file '{name}' to load")
+    if not name.endswith(".safetensors") and tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        raise ValueError(f"cannot read '{name}' safely with torch {torch.__version__} (CVE-2025-32434): "
+                         "update torch to 2.6 or newer, or use a .safetensors file")
     try:
         if name.endswith(".safetensors"):
             with safe_open(path, framework="pt") as file:

@@ -62,6 +62,9 @@ class Dims:
         return self.channels[-1][1]
 
 
+OFFICIAL = Dims()
+
+
 def official_sizes(blocks: int) -> tuple[int, ...]:
     """Output sizes that the official NetG gives to `blocks` G blocks: 8, 16, 32, ... and 224 for the last one, always."""
     return tuple(8 * 2**index for index in range(blocks - 1)) + (224,)
@@ -99,9 +102,9 @@ def infer_dims(state_dict: Mapping[str, torch.Tensor], sizes: tuple[int, ...] | 
     if prompts % width or cond <= nz:
         raise ValueError(f"mapping.fc_prompt is {prompts} x {cond}; expected a multiple of the CLIP width {width}, "
                          f"and more inputs than the {nz} of the noise")
+    shape("GBlocks.0.c1.weight", 4)
     blocks = count("GBlocks", "c1.weight")
     channels = tuple(tuple(shape(f"GBlocks.{index}.c1.weight", 4)[1::-1]) for index in range(blocks))
-    shape("GBlocks.0.c1.weight", 4)
     return Dims(
         nz=nz, cond_dim=cond - nz, grid=grid, code_channels=code_channels, code_hidden=hidden,
         bridge_blocks=count("mapping.FBlocks", "conv1.weight"), clip_width=width,

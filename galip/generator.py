@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .clip import VisionTransformer
-from .dims import Dims
-from .fast import Fast
+from .dims import OFFICIAL, Dims
+from .fast import FAST, Fast
 from .layers import SLOPE, Affine, GBlock, MBlock, Modulation
 
 MAP_WEIGHT = 0.1  # share of the CLIP features in what the image blocks get
@@ -73,7 +73,7 @@ class Generator(nn.Module):
     train() drops them. Change parameters by hand in eval mode, and you must call eval() again.
     """
 
-    def __init__(self, dims: Dims = Dims(), fast: Fast = Fast()):
+    def __init__(self, dims: Dims = OFFICIAL, fast: Fast = FAST):
         super().__init__()
         self.dims = dims
         self.fast = fast
@@ -81,7 +81,7 @@ class Generator(nn.Module):
         self.fc_code = nn.Linear(dims.nz, dims.code_channels * dims.grid**2)
         self.mapping = CLIPAdapter(dims)
         self.GBlocks = nn.ModuleList(
-            [GBlock(c_in, c_out, cond, size) for (c_in, c_out), size in zip(dims.channels, dims.sizes)])
+            [GBlock(c_in, c_out, cond, size) for (c_in, c_out), size in zip(dims.channels, dims.sizes, strict=True)])
         self.to_rgb = nn.Sequential(nn.LeakyReLU(SLOPE), nn.Conv2d(dims.channels[-1][1], dims.image_channels, 3, padding=1))
         self.register_buffer("hidden_weight", None, persistent=False)
         self.register_buffer("hidden_bias", None, persistent=False)
@@ -101,7 +101,8 @@ class Generator(nn.Module):
             if given.ndim != 2 or given.shape[1] != width:
                 raise ValueError(f"the {name} has shape {list(given.shape)}, but this generator takes [batch, {width}]")
         if len(noise) != len(sentence) or len(noise) == 0:
-            raise ValueError(f"{len(noise)} noise vectors and {len(sentence)} sentence embeddings; give one of each per image, at least one")
+            raise ValueError(f"{len(noise)} noise vectors and {len(sentence)} sentence embeddings; "
+                             "give one of each per image, at least one")
         weight = self.fc_code.weight
         step = micro_batch or (1 if weight.device.type == "cpu" else GPU_MICRO_BATCH)
         images = []
@@ -117,8 +118,6 @@ class Generator(nn.Module):
         cond = torch.cat((noise, sentence), dim=1)
         modulations = self.modulations(cond)
         code = self.fc_code(noise).unflatten(1, (self.dims.code_channels, self.dims.grid, self.dims.grid))
-        if self.fast.channels_last:
-            code = code.contiguous(memory_format=torch.channels_last)
         split = 4 * self.dims.bridge_blocks
         x = self.mapping(code, cond, modulations[:split], self.fast)
         if self.fast.channels_last:
@@ -137,11 +136,11 @@ class Generator(nn.Module):
         if self.fast.fused_mlps:
             hidden = F.relu(F.linear(cond, *self.hidden_layer()))
             parts = hidden.split([mlp.linear1.out_features for mlp in mlps], dim=1)
-            values = [mlp.linear2(part) for mlp, part in zip(mlps, parts)]
+            values = [mlp.linear2(part) for mlp, part in zip(mlps, parts, strict=True)]
         else:
             values = [mlp(cond) for mlp in mlps]
         values = [value[:, :, None, None] for value in values]
-        return list(zip(values[::2], values[1::2]))
+        return list(zip(values[::2], values[1::2], strict=True))
 
     def hidden_layer(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of all first MLP layers in one, stored or, where a gradient may want to reach them, fresh."""
