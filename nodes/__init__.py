@@ -1,9 +1,9 @@
 """The nodes of the pack: one module per family, each with a `NODES` list; this file only collects them."""
 
-from . import autoguidance
+from . import autoguidance, weaker_version
 from ._api import ComfyExtension, io
 
-FAMILIES = [autoguidance]
+FAMILIES = [autoguidance, weaker_version]
 
 
 class GuidanceLab(ComfyExtension):
