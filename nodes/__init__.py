@@ -1,9 +1,9 @@
 """The nodes of the pack: one module per family, each with a `NODES` list; this file only collects them."""
 
-from . import autoguidance, weaker_version
+from . import autoguidance, trace, weaker_version
 from ._api import ComfyExtension, io
 
-FAMILIES = [autoguidance, weaker_version]
+FAMILIES = [autoguidance, weaker_version, trace]
 
 
 class GuidanceLab(ComfyExtension):
