@@ -96,7 +96,7 @@ class AutoguidanceModelPair(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where autoguidance ends, this point included, 0 to 1. Usually 1. Outside the window the guide is not evaluated.",
+                    tooltip="Where autoguidance ends, this point included; usually 1. Outside the window the guide is not evaluated.",
                 ),
                 io.Conditioning.Input(
                     "guide_positive",

@@ -7,13 +7,15 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 
+STEPS = 2  # enough for what a step leaves to the next one
+
 
 def pair(run_node, model, guide, weight=2.0, **options):
     """The MODEL that the node gives."""
     return run_node("GuidanceLab_AutoguidanceModelPair", model=model, guide_model=guide, weight=weight, **options)[0]
 
 
-def run_guider(guider, latent, sampler_name="euler", steps=4, seed=0, scheduler="normal", denoise_mask=None, sigmas=None):
+def run_guider(guider, latent, sampler_name="euler", steps=STEPS, seed=0, scheduler="normal", denoise_mask=None, sigmas=None):
     """Samples as SamplerCustomAdvanced does, on the sigmas and the noise of KSampler; returns the latent tensor."""
     with torch.inference_mode():
         if sigmas is None:
@@ -74,3 +76,21 @@ class CallCounter:
     @property
     def calls(self):
         return len(self.rows)
+
+
+def with_lora(model, seed=5, strength=1.0, part="attn2.to_k.weight"):
+    """A clone of a MODEL with a weight patch on every cross-attention key matrix, as a LoRA loader adds it."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {key: value for key, value in model.model.state_dict().items() if key.endswith(part)}
+    patches = {key: ("diff", (0.2 * torch.randn(value.shape, generator=generator),)) for key, value in weights.items()}
+    patched = model.clone()
+    assert len(patched.add_patches(patches, strength)) == len(patches) > 0
+    return patched
+
+
+def with_attention_patch(model):
+    """A clone of a MODEL whose middle self-attention passes its values through (what PAG does): a patch without weights."""
+    patched = model.clone()
+    patched.set_model_attn1_replace(lambda q, k, v, extra_options, mask=None: v, "middle", 0)
+    return patched
+

@@ -85,7 +85,9 @@ def own_module(patcher: ModelPatcher) -> ModelPatcher:
     else:
         comfy.model_management.unload_model_and_clones(patcher, unload_additional_models=False)
         with torch.inference_mode(False):
-            clone = patcher.clone(model_override=(copy.deepcopy(patcher.model), ({}, {}, {}, set())))
+            config = patcher.model.model_config  # read only, and it refuses to be copied
+            module = copy.deepcopy(patcher.model, {id(config): config})
+        clone = patcher.clone(model_override=(module, ({}, {}, {}, set())))
     clone.hook_backup = {}  # clone() shares this dict, which belongs to the first module
     clone.is_injected = False
     return clone
