@@ -7,6 +7,7 @@ python dev.py serve                 the same ComfyUI with its canvas, for you
 python dev.py host                  find or make the ComfyUI that all of this uses
 python dev.py bench NAME            run benchmarks/NAME.py
 python dev.py evidence NAME         run demo/evidence/NAME.py
+python dev.py example FILE NAME     turn an API prompt into example_workflows/NAME.json and its picture
 
 Every command takes --comfyui VERSION or FOLDER; without it COMFYUI_PATH is used, else the ComfyUI around this folder,
 else one that is made in your cache folder.
@@ -45,14 +46,16 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     serve = commands.add_parser("serve", parents=[common], help="run ComfyUI with its canvas")
     serve.add_argument("--port", type=int, default=8188)
     serve.add_argument("--base", metavar="DIR", type=Path, help="keep models, workflows and output here (default: thrown away)")
-    test = commands.add_parser("test", parents=[common], help="run the tests; what is not an option of dev.py goes to pytest")
-    test.add_argument("layer", nargs="?", choices=LAYERS)
+    # No abbreviations: pytest's --co is not our --comfyui.
+    commands.add_parser("test", parents=[common], allow_abbrev=False, help=f"[{'|'.join(LAYERS)}] [pytest arguments]: run the tests")
     for name, folder in (("bench", "benchmarks"), ("evidence", "demo/evidence")):
-        script = commands.add_parser(name, parents=[common], help=f"run a script of {folder}; other options go to it")
+        script = commands.add_parser(name, parents=[common], allow_abbrev=False, help=f"run a script of {folder}; other options go to it")
         script.add_argument("name", nargs="?")
 
+    commands.add_parser("example", parents=[common], help="make an example workflow of an API prompt; see tools/make_example.py")
+
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "bench", "evidence"):
+    if rest and options.command in ("host", "demo", "serve"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, rest
 
@@ -95,8 +98,10 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     host = find_host(options.comfyui)
     if subprocess.run([host.python, "-c", "import pytest"], capture_output=True).returncode != 0:
         raise DevError(f"this host has no pytest; `{host.python} -m pip install pytest comfy-cli playwright`.")
-    where = ROOT / "tests" / options.layer if options.layer else ROOT / "tests"
-    return run_in_host(host, ["-m", "pytest", "--rootdir", ROOT, "--confcutdir", ROOT / "tests", where, *rest])
+    layer = rest.pop(0) if rest and rest[0] in LAYERS else ""
+    named = [argument for argument in rest if Path(argument.split("::")[0]).exists()]
+    where = [] if named else [ROOT / "tests" / layer]
+    return run_in_host(host, ["-m", "pytest", "--rootdir", ROOT, "--confcutdir", ROOT / "tests", *where, *rest])
 
 
 def script(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
@@ -119,6 +124,9 @@ def main(arguments: list[str]) -> int:
         return serve(options)
     if options.command == "test":
         return test(options, rest)
+    if options.command == "example":
+        host = find_host(options.comfyui)
+        return run_in_host(host, ["-m", "tools.make_example", "--comfyui", host.comfyui, *rest])
     return script(ROOT / ("benchmarks" if options.command == "bench" else "demo/evidence"), options, rest)
 
 

@@ -7,11 +7,11 @@ def snapshot(object_info: dict) -> dict:
 
 
 def _node(info: dict) -> dict:
-    inputs = {}
-    for kind in ("required", "optional"):
-        for name, spec in info["input"].get(kind, {}).items():
-            inputs[name] = {"kind": kind, **_input(spec)}
-    return {"inputs": inputs, "outputs": [list(pair) for pair in zip(info["output"], info["output_name"])]}
+    return {"inputs": _inputs(info["input"]), "outputs": [list(pair) for pair in zip(info["output"], info["output_name"])]}
+
+
+def _inputs(kinds: dict) -> dict:
+    return {name: {"kind": kind, **_input(spec)} for kind in ("required", "optional") for name, spec in kinds.get(kind, {}).items()}
 
 
 def _input(spec: list) -> dict:
@@ -20,7 +20,7 @@ def _input(spec: list) -> dict:
     choices = kind if isinstance(kind, list) else options.get("options")
     if choices and isinstance(choices[0], dict):  # dynamic combo: every option has inputs of its own
         entry["options"] = [choice["key"] for choice in choices]
-        entry["nested"] = {choice["key"]: _node({"input": choice["inputs"], "output": [], "output_name": []})["inputs"] for choice in choices}
+        entry["nested"] = {choice["key"]: _inputs(choice["inputs"]) for choice in choices}
     elif choices and not options.get("remote"):
         entry["options"] = list(choices)
     if "default" in options:

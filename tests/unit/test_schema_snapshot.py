@@ -5,6 +5,7 @@ import copy
 import pytest
 from schema_snapshot import breaks, snapshot
 
+GAIN = {"key": "gain", "inputs": {"required": {"gain": ["FLOAT", {"default": 0.9}]}}}
 INFO = {
     "GuidanceLab_A": {
         "input": {
@@ -12,7 +13,7 @@ INFO = {
                 "model": ["MODEL", {"tooltip": "x"}],
                 "weight": ["FLOAT", {"default": 2.0, "min": 0.0}],
                 "method": [["skip", "blur"], {"default": "skip"}],
-                "kind": ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "gain", "inputs": {"required": {"gain": ["FLOAT", {"default": 0.9}]}}}]}],
+                "kind": ["COMFY_DYNAMICCOMBO_V3", {"options": [GAIN]}],
             },
             "optional": {"start": ["FLOAT", {"default": 0.0}], "end": ["FLOAT", {"default": 1.0}]},
         },

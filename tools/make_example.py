@@ -1,0 +1,69 @@
+"""`python dev.py example PROMPT.json NAME`: turn an API prompt into example_workflows/NAME.json and its picture NAME.jpg.
+
+The real canvas places the nodes and writes the workflow, so it is what ComfyUI itself would save; then the prompt is run and
+its last picture becomes the card in the template browser.
+"""
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from tools.canvas import Canvas, chromium
+from tools.client import fetch_image, run_prompt, to_api
+from tools.demo import EXAMPLES
+from tools.host import DevError, Host, read_version
+from tools.server import running_server
+
+# Room for what Nodes 2.0 draws wider and for the result; a fixed seed, so that everyone sees the picture of the card.
+TIDY = """() => {
+  for (const node of app.graph.nodes) {
+    const shows = ["SaveImage", "PreviewImage"].includes(node.type);
+    node.setSize([Math.max(node.size[0], shows ? 300 : 240), Math.max(node.size[1], shows ? 340 : 0)]);
+    for (const widget of node.widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed";
+  }
+  app.graph.arrange(60);
+}"""
+CARD = 512  # pixels, the longer side of the card
+
+
+def card(data: bytes) -> Image.Image:
+    """The picture of a card: 512 pixels on the longer side; small pictures grow by whole pixels."""
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    factor = CARD / max(picture.size)
+    size = (round(picture.width * factor), round(picture.height * factor))
+    return picture.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="dev.py example", description=__doc__)
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("prompt", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--needs", nargs="*", default=[], metavar="FILE", help="files under models/ that the user must bring; not run then")
+    options = parser.parse_args()
+    prompt = json.loads(options.prompt.read_text(encoding="utf-8"))
+    host = Host(options.comfyui, Path(sys.executable), read_version(options.comfyui))
+    with running_server(host) as server:
+        with chromium() as browser:
+            canvas = Canvas(browser, server.url)
+            canvas.load_prompt(prompt, options.name)
+            canvas.page.evaluate(TIDY)
+            workflow = canvas.to_workflow()
+        workflow["extra"] = {"guidance_lab": {"needs": options.needs}} if options.needs else {}
+        if not options.needs:
+            images = run_prompt(server.url, to_api(workflow, server.get("/object_info")))
+            card(fetch_image(server.url, images[-1])).save(EXAMPLES / f"{options.name}.jpg", quality=90)
+    path = EXAMPLES / f"{options.name}.json"
+    path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DevError as error:
+        sys.exit(f"error: {error}")
