@@ -33,7 +33,7 @@ def test_the_pack_has_nodes(schemas):
 def test_ids_and_categories(schemas):
     bad = [name for name in schemas if not re.fullmatch(r"GuidanceLab_[A-Za-z0-9]+", name)]
     bad += [f"{name}: category {schema.category}" for name, schema in schemas.items() if not schema.category.startswith("Guidance Lab/")]
-    assert bad == []
+    assert not bad, "\n".join(bad)
 
 
 def test_names_descriptions_and_aliases(schemas):
@@ -43,7 +43,7 @@ def test_names_descriptions_and_aliases(schemas):
         for field in ("display_name", "description", "search_aliases")
         if not getattr(schema, field)
     ]
-    assert missing == []
+    assert not missing, "\n".join(missing)
 
 
 def test_every_input_and_output_has_a_tooltip(schemas):
@@ -51,7 +51,7 @@ def test_every_input_and_output_has_a_tooltip(schemas):
     for name, schema in schemas.items():
         missing += [f"{name}: input {key}" for key, entry in all_inputs(schema.inputs) if not entry.tooltip]
         missing += [f"{name}: output {index}" for index, output in enumerate(schema.outputs) if not output.tooltip]
-    assert missing == []
+    assert not missing, "\n".join(missing)
 
 
 def test_socket_types_are_core_or_prefixed(schemas):
@@ -71,7 +71,7 @@ def test_optional_inputs_have_the_same_default_in_schema_and_code(pack_nodes, sc
         for entry in schema.inputs:
             if entry.optional and parameters[entry.id].default != getattr(entry, "default", None):
                 different.append(f"{name}.{entry.id}: {getattr(entry, 'default', None)!r} and {parameters[entry.id].default!r}")
-    assert different == []
+    assert not different, "\n".join(different)
 
 
 def test_help_pages_in_english_and_japanese(schemas):
@@ -89,7 +89,7 @@ def test_help_pages_in_english_and_japanese(schemas):
             for picture in re.findall(r"!\[[^]]*\]\((?!https?:)([^)\s]+)", text):
                 if not (docs / picture).is_file():
                     missing.append(f"{page.relative_to(ROOT)} shows {picture}, which is not in web/docs")
-    assert missing == []
+    assert not missing, "\n".join(missing)
 
 
 def test_help_pages_belong_to_nodes(schemas):
@@ -108,7 +108,7 @@ def test_japanese_names_are_complete(schemas):
         problems += untranslated(f"{name}: input", entry.get("inputs", {}), [item.id for item in schema.inputs], nested)
         outputs = [str(index) for index in range(len(schema.outputs))]
         problems += untranslated(f"{name}: output", entry.get("outputs", {}), outputs, set(outputs))
-    assert problems == []
+    assert not problems, "\n".join(problems)
 
 
 def untranslated(where: str, texts: dict, required: list[str], known: set[str]) -> list[str]:
