@@ -12,8 +12,8 @@ import comfy.supported_models
 import torch
 
 SD15 = dict(
-    image_size=32, in_channels=4, out_channels=4, model_channels=32, channel_mult=[1, 2], num_res_blocks=[2, 2], context_dim=24, num_heads=4,
-    transformer_depth=[1, 1, 1, 1], transformer_depth_output=[1] * 6, transformer_depth_middle=1, use_spatial_transformer=True,
+    image_size=32, in_channels=4, out_channels=4, model_channels=32, channel_mult=[1, 2], num_res_blocks=[2, 2], context_dim=24,
+    num_heads=4, transformer_depth=[1, 1, 1, 1], transformer_depth_output=[1] * 6, transformer_depth_middle=1, use_spatial_transformer=True,
     use_linear_in_transformer=False, legacy=False, adm_in_channels=None, use_temporal_attention=False,
 )  # fmt: skip
 SDXL = dict(
@@ -22,7 +22,10 @@ SDXL = dict(
     transformer_depth_middle=2, use_spatial_transformer=True, use_linear_in_transformer=True, legacy=False, num_classes="sequential",
     adm_in_channels=2816, use_temporal_attention=False,
 )  # fmt: skip
-PIXART = dict(image_model="pixart_alpha", input_size=32, patch_size=2, in_channels=4, hidden_size=64, depth=2, num_heads=4, caption_channels=24)
+PIXART = dict(
+    image_model="pixart_alpha", input_size=32, patch_size=2, in_channels=4, hidden_size=96, depth=2, num_heads=4, caption_channels=24,
+    pe_interpolation=1,
+)  # fmt: skip
 FLUX = dict(
     image_model="flux", in_channels=16, out_channels=16, patch_size=2, vec_in_dim=8, context_in_dim=24, hidden_size=64, mlp_ratio=2.0,
     num_heads=4, depth=4, depth_single_blocks=4, axes_dim=[4, 6, 6], theta=10000, qkv_bias=True, guidance_embed=True,
@@ -35,8 +38,8 @@ CHROMA = dict(
 )  # fmt: skip
 SD3 = dict(
     in_channels=16, patch_size=2, depth=2, num_blocks=4, input_size=None, adm_in_channels=8, num_patches=64, pos_embed_max_size=8,
-    pos_embed_scaling_factor=None, context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 24, "out_features": 128}},
-    qkv_bias=True,
+    pos_embed_scaling_factor=None, qkv_bias=True,
+    context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 24, "out_features": 128}},
 )  # fmt: skip
 AURA = dict(in_channels=4, patch_size=2, cond_seq_dim=24, dim=64, n_heads=4, n_layers=6, n_double_layers=4, max_seq=64)
 QWEN = dict(
@@ -53,10 +56,12 @@ HUNYUAN = dict(
     byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False,
 )  # fmt: skip
 LTXV = dict(
-    image_model="ltxv", in_channels=128, cross_attention_dim=64, attention_head_dim=16, num_attention_heads=4, caption_channels=24, num_layers=4,
+    image_model="ltxv", in_channels=128, cross_attention_dim=64, attention_head_dim=16, num_attention_heads=4, caption_channels=24,
+    num_layers=4,
 )  # fmt: skip
 CONFIGS = {
-    "SD15": SD15, "SDXL": SDXL, "PixArtAlpha": PIXART, "Flux": FLUX, "Chroma": CHROMA, "SD3": SD3, "AuraFlow": AURA, "QwenImage": QWEN, "WAN21_T2V": WAN, "HunyuanVideo": HUNYUAN, "LTXV": LTXV,
+    "SD15": SD15, "SDXL": SDXL, "PixArtAlpha": PIXART, "Flux": FLUX, "Chroma": CHROMA, "SD3": SD3, "AuraFlow": AURA, "QwenImage": QWEN,
+    "WAN21_T2V": WAN, "HunyuanVideo": HUNYUAN, "LTXV": LTXV,
 }  # fmt: skip
 
 
@@ -65,9 +70,10 @@ def build(name: str, seed: int = 0, config: dict | None = None):
     supported = getattr(comfy.supported_models, name)({**(config or CONFIGS[name]), "dtype": torch.float32})
     model = supported.get_model({}, "")
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.diffusion_model.parameters():
+    for key, parameter in model.diffusion_model.named_parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 4.0
-        parameter.data = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+        gain = 3.0 if "to_q" in key or "to_k" in key else 1.0  # attention maps far from uniform, as in a trained network
+        parameter.data = gain * torch.randn(parameter.shape, generator=generator) / fan_in**0.5
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point():
             buffer.data = torch.randn(buffer.shape, generator=generator)

@@ -41,7 +41,9 @@ def weaken(run_node):
 
 
 def predict(model, name, sigma=SIGMA):
-    return tiny_networks.predict(model, tiny_networks.noisy(model), sigma, tiny_networks.positive(1, name))
+    batch = 1 if name == "LTXV" else 2  # the host's CPU attention cannot broadcast the mask of LTXV over a batch
+    size = dict(height=40, width=40) if name == "PixArtAlpha" else {}  # its position code divides by zero on smaller latents
+    return tiny_networks.predict(model, tiny_networks.noisy(model, batch, **size), sigma, tiny_networks.positive(1, name))
 
 
 @contextlib.contextmanager
@@ -111,14 +113,20 @@ def test_effect_repeats_and_leaves_the_model_alone(networks, weaken, name, metho
 
 
 @pytest.mark.parametrize("method", EVERY_METHOD)
-def test_in_the_ksampler(tiny_model, weaken, sample, cond, latent, method):
-    stock = sample(tiny_model, cond(1), cond(2), latent(2), steps=3)
-    weak = weaken(tiny_model, method, **EVERY_METHOD[method])
-    first, second = (sample(weak, cond(1), cond(2), latent(2), steps=3, sampler_name="heun") for _ in range(2))
+def test_in_the_ksampler(networks, weaken, sample, latent, method):
+    """Alone, at cfg 4, with a sampler that evaluates twice per step."""
+    model = networks("SD15")
+
+    def run(which):
+        return sample(which, tiny_networks.positive(1), tiny_networks.positive(2), latent(2), steps=2, sampler_name="heun")
+
+    stock = run(model)
+    weak = weaken(model, method, **EVERY_METHOD[method])
+    first, second = run(weak), run(weak)
     assert torch.equal(first, second)
     assert torch.isfinite(first).all()
-    assert not torch.allclose(first, sample(tiny_model, cond(1), cond(2), latent(2), steps=3, sampler_name="heun"), atol=1e-3)
-    assert torch.equal(sample(tiny_model, cond(1), cond(2), latent(2), steps=3), stock)
+    assert not torch.allclose(first, stock, atol=1e-3)
+    assert torch.equal(run(model), stock)
 
 
 def test_patches_already_on_the_model_stay(networks, weaken):
@@ -350,7 +358,10 @@ def test_attention_of_another_pack_still_runs(networks, weaken, name):
     assert per_run == len(calls) - per_run > 0
 
 
-@pytest.mark.parametrize("name, attribute, group", [("Flux", "double_blocks", "double"), ("Flux", "single_blocks", "single"), ("SD3", "joint_blocks", "double")])
+@pytest.mark.parametrize(
+    "name, attribute, group",
+    [("Flux", "double_blocks", "double"), ("Flux", "single_blocks", "single"), ("SD3", "joint_blocks", "double")],
+)
 def test_dit_token_shuffle_scrambles_the_update_of_a_block(networks, weaken, name, attribute, group):
     model = networks(name)
     weak = predict(weaken(model, "token_shuffle", blocks=f"{group}:1", seed=3), name)
