@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "demo" / "runs" / "toy"
 MAIN_WIDTH, MAIN_ITERATIONS = 64, 4096
 GUIDE_WIDTH, GUIDE_ITERATIONS = 32, 512
+TABLES_BEGIN, TABLES_END = "<!-- tables, written by `python dev.py evidence toy` -->", "<!-- end of tables -->"
 DATA, NONE, PAPER, CFG = "ideal denoiser", "no guidance", "autoguidance: half the width, 512 steps", "CFG: guide of both classes"
 
 
@@ -179,6 +180,13 @@ def tables(summary: dict, verdicts: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def insert_tables(page: Path, text: str) -> None:
+    """Replaces the tables of the evidence page and leaves its words alone; makes the page when there is none."""
+    before, _, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(TABLES_BEGIN)
+    after = rest.partition(TABLES_END)[2] or "\n"
+    page.write_text(f"{before}{TABLES_BEGIN}\n\n{text}\n\n{TABLES_END}{after}", encoding="utf-8")
+
+
 def panels(samples: dict) -> list[tuple[str, torch.Tensor]]:
     """What the figure shows, with its titles."""
     return [
@@ -205,7 +213,7 @@ def main() -> int:
     plain = summary[NONE, 1]["outliers"]
     ratios = {f"outliers of {method}, w = {w:g}, to no guidance": row["outliers"] / plain for (method, w), row in summary.items()}
     write_report(options.json or folder / "toy.json", ratios, rows)
-    (folder / "toy-tables.md").write_text(tables(summary, verdicts) + "\n", encoding="utf-8")
+    insert_tables(folder / "toy.md", tables(summary, verdicts))
     figure.draw(panels(samples), folder / "toy.png")
 
     print("\n" + tables(summary, verdicts) + "\n")
