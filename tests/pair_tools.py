@@ -34,11 +34,13 @@ class PaperGuider(comfy.samplers.CFGGuider):
     def __init__(self, main, guide, w_u, w_c):
         super().__init__(main)
         self.guide, self.w_u, self.w_c = guide, w_u, w_c
+        self.guide_positive = None
 
     def outer_sample(self, noise, *args, **kwargs):
         comfy.model_management.load_models_gpu([self.model_patcher, self.guide])
         self.guide.pre_run()
-        self.guide_conds = {k: [c.copy() for c in v] for k, v in self.conds.items()}
+        conds = self.conds if self.guide_positive is None else {"positive": self.guide_positive}
+        self.guide_conds = {k: [c.copy() for c in v] for k, v in conds.items()}
         try:
             return super().outer_sample(noise, *args, **kwargs)
         finally:

@@ -78,7 +78,8 @@ class _Stop(Exception):
 
 
 @pytest.mark.parametrize(
-    ("where", "error"), [("main", _Stop), ("guide", _Stop), ("shared guide", _Stop), ("load", _Stop), ("guide", InterruptProcessingException)]
+    ("where", "error"),
+    [("main", _Stop), ("guide", _Stop), ("shared guide", _Stop), ("load", _Stop), ("guide", InterruptProcessingException)],
 )
 def test_an_error_in_mid_run_leaves_the_host_clean(tiny_model, tiny_model_b, cond, latent, sample, run_node, monkeypatch, where, error):
     stock = sample(tiny_model, cond(1), cond(2), latent())
