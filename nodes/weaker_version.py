@@ -37,7 +37,7 @@ def _options() -> list[io.DynamicCombo.Option]:
             0.1,
             "Share of the blocks left out, drawn anew at every noise level; 0.1 is the paper's, 0.05 to 0.2 typical, 0 = unchanged. "
             "The first and the last block are never dropped. S2-Guidance (arXiv 2508.12880): SD3 HPSv2.1 30.48 -> 31.09, "
-            "Wan 1.3B VBench 80.29 -> 80.93, used beside CFG with weight 1.25.",
+            "Wan 1.3B VBench 80.29 -> 80.93, beside CFG; a ComfyUI port uses weight 1.25.",
         ),
         _seed(),
     ]
@@ -102,7 +102,7 @@ class WeakerVersion(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceLab_WeakerVersion",
             display_name="Weaker Version",
-            category="Guidance Lab/autoguidance",
+            category="Guidance Lab/Autoguidance",
             description="Makes a slightly worse copy of a model without a second checkpoint, as the guide of the Autoguidance Model Pair. "
             "It can also be sampled on its own, to see what it does.",
             search_aliases=["PAG", "SEG", "TPG", "SLG", "STG", "S2-Guidance", "self-guidance", "skip layer", "bad model", "W2SD"],

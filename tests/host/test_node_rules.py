@@ -104,7 +104,7 @@ def test_japanese_names_are_complete(schemas):
     for name, schema in schemas.items():
         entry = translated.get(name, {})
         problems += [f"{name}: {field}" for field in ("display_name", "description") if not JAPANESE.search(entry.get(field, ""))]
-        nested = {key for key, _ in all_inputs(schema.inputs)}
+        nested = {key.replace(".", "_") for key, _ in all_inputs(schema.inputs)}  # the frontend looks up `method_blocks` for method.blocks
         problems += untranslated(f"{name}: input", entry.get("inputs", {}), [item.id for item in schema.inputs], nested)
         outputs = [str(index) for index in range(len(schema.outputs))]
         problems += untranslated(f"{name}: output", entry.get("outputs", {}), outputs, set(outputs))

@@ -536,3 +536,27 @@ def test_every_option_says_where_it_comes_from(pack_nodes):
         tooltips = " ".join(setting.tooltip or "" for setting in option.inputs)
         assert all(setting.tooltip for setting in option.inputs)
         assert "arXiv" in tooltips or option.key == "block_skip"
+
+
+# --- in the pair --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+@pytest.mark.parametrize("name", ["SD15", "Flux"])
+def test_as_the_guide_of_the_model_pair(networks, weaken, run_node, name, method):
+    """D = M + (w - 1)(M - B) with B the weak model's own prediction, on the one module that both share."""
+    model = networks(name)
+    weak = weaken(model, method, **EVERY_METHOD[method])
+    pair = run_node("GuidanceLab_AutoguidanceModelPair", model=model, guide_model=weak, weight=1.7, start_percent=0.0, end_percent=1.0)[0]
+    main, guide = predict(model, name), predict(weak, name)
+    assert torch.equal(predict(pair, name), main + (1.7 - 1.0) * (main - guide))
+    assert torch.equal(predict(model, name), main)
+
+
+def test_blend_as_the_guide_of_the_model_pair(weaken, run_node):
+    model, base = (tiny_networks.build("SD15", seed) for seed in (1, 2))
+    weak = weaken(model, "weight_blend", base_model=base, amount=0.5)
+    pair = run_node("GuidanceLab_AutoguidanceModelPair", model=model, guide_model=weak, weight=1.7, start_percent=0.0, end_percent=1.0)[0]
+    main, guide = predict(model, "SD15"), predict(weak, "SD15")
+    assert not torch.allclose(main, guide, atol=1e-3)
+    assert torch.allclose(predict(pair, "SD15"), main + 0.7 * (main - guide), atol=1e-5)
