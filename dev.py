@@ -109,7 +109,9 @@ def script(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
     if options.name not in names:
         wanted = f"no {options.command} '{options.name}'" if options.name else f"which {options.command}"
         raise DevError(f"{wanted}; there is: {', '.join(names) or 'none yet'}.")
-    return run_in_host(find_host(options.comfyui), [folder / f"{options.name}.py", *rest])
+    host = find_host(options.comfyui)
+    module = ".".join((*folder.relative_to(ROOT).parts, options.name))
+    return run_in_host(host, [ROOT / "tools" / "with_comfy.py", host.comfyui, module, *rest])
 
 
 def main(arguments: list[str]) -> int:

@@ -83,8 +83,18 @@ def tiny_checkpoint_file(comfyui, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workflow(example, server, request) -> dict:
-    """The UI JSON of an example workflow; files it needs from the user are put into the server as tiny random checkpoints."""
+    """The UI JSON of an example workflow.
+
+    Files it needs from the user are put into the server as tiny random checkpoints, and its picture is then made small: random
+    weights at full size would show nothing and cost minutes.
+    """
     content = json.loads(example.read_text(encoding="utf-8"))
+    if needed_files(content):
+        for node in content["nodes"]:
+            if node["type"] == "EmptyLatentImage":
+                node["widgets_values"][:2] = [64, 64]
+            if node["type"] == "KSampler":
+                node["widgets_values"][2] = 3  # steps
     for name in needed_files(content):
         assert name.startswith("checkpoints/"), f"{example.name} needs {name}: the tests can make checkpoints only"
         _link(request.getfixturevalue("tiny_checkpoint_file"), server, name)

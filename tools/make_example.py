@@ -1,7 +1,7 @@
 """`python dev.py example PROMPT.json NAME`: turn an API prompt into example_workflows/NAME.json and its picture NAME.jpg.
 
 The real canvas places the nodes and writes the workflow, so it is what ComfyUI itself would save; then the prompt is run and
-its last picture becomes the card in the template browser.
+its last picture becomes the card in the template browser. One that needs the user's files gets a picture of its graph instead.
 """
 
 import argparse
@@ -48,15 +48,21 @@ def main() -> None:
     prompt = json.loads(options.prompt.read_text(encoding="utf-8"))
     host = Host(options.comfyui, Path(sys.executable), read_version(options.comfyui))
     with running_server(host) as server:
+        for name in options.needs:  # an empty file is enough for the canvas not to call it missing
+            (server.base / "models" / name).touch()
         with chromium() as browser:
-            canvas = Canvas(browser, server.url)
+            canvas = Canvas(browser, server.url, width=1900, height=900)
             canvas.load_prompt(prompt, options.name)
             canvas.page.evaluate(TIDY)
             workflow = canvas.to_workflow()
+            canvas.fit()
+            graph = canvas.page.screenshot(clip={"x": 60, "y": 85, "width": 1820, "height": 740})
         workflow["extra"] = {"guidance_lab": {"needs": options.needs}} if options.needs else {}
-        if not options.needs:
-            images = run_prompt(server.url, to_api(workflow, server.get("/object_info")))
-            card(fetch_image(server.url, images[-1])).save(EXAMPLES / f"{options.name}.jpg", quality=90)
+        if options.needs:
+            picture = graph
+        else:
+            picture = fetch_image(server.url, run_prompt(server.url, to_api(workflow, server.get("/object_info")))[-1])
+    card(picture).save(EXAMPLES / f"{options.name}.jpg", quality=90)
     path = EXAMPLES / f"{options.name}.json"
     path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(path)
