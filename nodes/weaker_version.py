@@ -124,13 +124,9 @@ class WeakerVersion(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, method=None):
-        if method is None:
-            return f"Weaker Version: unknown method; choose one of {', '.join(METHODS)}."
-        return True
-
-    @classmethod
-    def execute(cls, model, method: dict) -> io.NodeOutput:
+    def execute(cls, model, method: dict | None = None) -> io.NodeOutput:
+        if method is None:  # ComfyUI drops an option that it does not know, and queues the prompt all the same
+            raise ValueError(f"Weaker Version does not know this method: choose one of {', '.join(METHODS)}.")
         settings = dict(method)
         return io.NodeOutput(METHODS[settings.pop("method")](model, **settings))
 

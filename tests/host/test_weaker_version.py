@@ -1,7 +1,10 @@
 """Weaker Version on real ComfyUI networks: neutral settings, refusals, and each method against its own definition."""
 
+import asyncio
 import contextlib
 
+import execution
+import nodes as comfy_nodes
 import pytest
 import tiny_networks
 import torch
@@ -525,9 +528,10 @@ def test_blend_of_another_architecture_is_refused(networks, weaken):
         weaken(networks("SD15"), "weight_blend", base_model=networks("SDXL"), amount=0.5)
 
 
-def test_unknown_method_gets_a_sentence(pack_nodes):
-    assert "choose one of block_skip" in pack_nodes[NODE].validate_inputs()
-    assert pack_nodes[NODE].validate_inputs(method="block_skip") is True
+def test_unknown_method_gets_a_sentence(networks, run_node):
+    """ComfyUI leaves the input out when the saved option does not exist."""
+    with pytest.raises(ValueError, match="does not know this method: choose one of block_skip, stochastic_block_skip"):
+        run_node(NODE, model=networks("SD15"))
 
 
 def test_every_option_says_where_it_comes_from(pack_nodes):
@@ -560,3 +564,31 @@ def test_blend_as_the_guide_of_the_model_pair(weaken, run_node):
     main, guide = predict(model, "SD15"), predict(weak, "SD15")
     assert not torch.allclose(main, guide, atol=1e-3)
     assert torch.allclose(predict(pair, "SD15"), main + 0.7 * (main - guide), atol=1e-5)
+
+
+# --- as a queued prompt -------------------------------------------------------------------------------------------------
+
+
+def queue_errors(pack_nodes, monkeypatch, **inputs) -> str:
+    """What ComfyUI answers when the prompt is queued; empty when it is accepted."""
+    monkeypatch.setitem(comfy_nodes.NODE_CLASS_MAPPINGS, NODE, pack_nodes[NODE])
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "some.safetensors"}},
+        "2": {"class_type": NODE, "inputs": {"model": ["1", 0], **inputs}},
+    }
+    monkeypatch.setattr(comfy_nodes.CheckpointLoaderSimple, "INPUT_TYPES", classmethod(lambda s: {"required": {}}))
+    valid, errors, _ = asyncio.run(execution.validate_inputs("prompt", prompt, "2", {}))
+    assert valid != bool(errors)
+    return " ".join(error["details"] for error in errors)
+
+
+def test_prompts_are_checked_when_queued(pack_nodes, monkeypatch):
+    def errors(**inputs):
+        return queue_errors(pack_nodes, monkeypatch, **inputs)
+
+    assert errors(method="block_skip", **{"method.blocks": "default"}) == ""
+    assert errors(method="weight_blend", **{"method.base_model": ["1", 0], "method.amount": 0.5}) == ""
+    assert errors(method="higher_sigma", **{"method.sigma_shift": 0.1}) == ""
+    assert "sigma_shift" in errors(method="higher_sigma")
+    assert "method.sigma_shift" in errors(method="higher_sigma", **{"method.sigma_shift": 7.0})
+    assert "base_model" in errors(method="weight_blend", **{"method.amount": 0.5})
