@@ -142,6 +142,51 @@ def test_patches_already_on_the_model_stay(networks, weaken):
     assert all(not torch.equal(a, b) for i, a in enumerate(predictions) for b in predictions[:i])
 
 
+@pytest.mark.parametrize("method", ["stochastic_block_skip", "token_shuffle"])
+@pytest.mark.parametrize("name", ["SD15", "Flux"])
+def test_random_choices_are_one_for_the_whole_batch(networks, weaken, name, method):
+    weak = weaken(networks(name), method, **EVERY_METHOD[method])
+    x, positive = tiny_networks.noisy(weak, batch=3), tiny_networks.positive(1, name)
+    together = tiny_networks.predict(weak, x, SIGMA, positive)
+    alone = torch.cat([tiny_networks.predict(weak, one, SIGMA, positive) for one in x.split(1)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["identity_attention", "blurred_queries", "token_shuffle"])
+def test_a_block_replacement_of_another_pack_still_runs(networks, weaken, method):
+    settings = {**EVERY_METHOD[method], "blocks": "double:1, single:1"}
+    replaced = networks("Flux")
+    calls = []
+
+    def passing_on(args, extra):
+        calls.append(1)
+        return extra["original_block"](args)
+
+    replaced.set_model_patch_replace(passing_on, "dit", "double_block", 1)
+    replaced.set_model_patch_replace(passing_on, "dit", "single_block", 1)
+    assert torch.equal(predict(weaken(replaced, method, **settings), "Flux"), predict(weaken(networks("Flux"), method, **settings), "Flux"))
+    assert len(calls) == 2
+
+
+def test_skipping_a_stage_leaves_the_count_of_stages_alone(networks, weaken):
+    """GLIGEN finds its layers by `transformer_index`."""
+    seen = {}
+
+    def counted(which):
+        def patch(n, extra):
+            seen.setdefault(which, {})[extra["block"], extra["block_index"]] = extra["transformer_index"]
+            return n
+
+        return patch
+
+    stock, model = networks("SDXL"), networks("SDXL")
+    stock.set_model_attn1_output_patch(counted("stock"))
+    model.set_model_attn1_output_patch(counted("weak"))
+    predict(stock, "SDXL")
+    predict(weaken(model, "block_skip", blocks="input:4"), "SDXL")
+    assert {block: index for block, index in seen["stock"].items() if block[0] != ("input", 4)} == seen["weak"]
+
+
 # --- block skip ---------------------------------------------------------------------------------------------------------
 
 
