@@ -60,11 +60,15 @@ class Canvas:
 
     def to_prompt(self) -> dict:
         """What the canvas would queue, in API format."""
-        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        return self._graph("output")
 
     def to_workflow(self) -> dict:
         """What the canvas would save, in UI format."""
-        return self.page.evaluate("async () => (await app.graphToPrompt()).workflow")
+        return self._graph("workflow")
+
+    def _graph(self, part: str) -> dict:
+        # As text, because Playwright turns what is undefined into null, which a saved file would then hold.
+        return json.loads(self.page.evaluate("async (part) => JSON.stringify((await app.graphToPrompt())[part])", part))
 
     def queue(self, seconds: float = 600) -> dict:
         """Press the run button, wait for the end, return the history entry (`status`, `outputs`)."""
