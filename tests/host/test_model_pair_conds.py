@@ -5,6 +5,7 @@ from functools import partial
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.hooks
+import comfy.nested_tensor
 import comfy.ops
 import comfy.sampler_helpers
 import node_helpers
@@ -97,6 +98,35 @@ def test_controlnet(check, cond):
     control.set_cond_hint(torch.rand(1, 3, 64, 64, generator=generator), 1.0, (0.0, 1.0))
     positive = values(cond(1), control=control, control_apply_to_uncond=True)
     check(positive, cond(2), other=(cond(1), cond(2)))
+
+
+def test_nested_latents(tiny_model, tiny_model_b, cond, run_node):
+    """Video with sound is sampled as one flat pack of several latents; the guide's conds are told their shapes."""
+    told = []
+
+    def shrinking(model, factor):
+        patched = model.clone()
+        patched.set_model_unet_function_wrapper(lambda _, args: args["input"] * factor)
+        return patched
+
+    def shapes_told(model):
+        def extra_conds(**given):
+            told.append(given["latent_shapes"])
+            return {}
+
+        patched = shrinking(model, 0.25)
+        patched.add_object_patch("extra_conds", extra_conds)
+        return patched
+
+    sigmas = torch.tensor([2.0, 0.0])
+    parts = [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 6)]
+    nested = {"samples": comfy.nested_tensor.NestedTensor(parts)}
+    model = pair(run_node, shrinking(tiny_model, 0.5), shapes_told(tiny_model_b), 3.0)
+    result = run_guider(CFGGuider.execute(model, cond(1), cond(2), 1.0)[0], nested, sigmas=sigmas)
+    plain = run_guider(CFGGuider.execute(shrinking(tiny_model, 0.5), cond(1), cond(2), 1.0)[0], nested, sigmas=sigmas)
+    for part, plain_part in zip(result.unbind(), plain.unbind(), strict=True):
+        assert torch.allclose(part, 2 * plain_part)  # D = 0.5 x + 2 (0.5 x - 0.25 x)
+    assert told and all([tuple(shape) for shape in shapes] == [part.shape for part in parts] for shapes in told)
 
 
 @pytest.mark.parametrize("one_module", [False, True])
