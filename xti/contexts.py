@@ -26,7 +26,7 @@ def repeat_to(context: torch.Tensor, length: int) -> torch.Tensor:
     different length the same way; padding with zeros would add keys and change it). Raises ValueError if T does not divide length.
     """
     repeats, rest = divmod(length, context.shape[1])
-    if rest or not repeats:
+    if rest:
         raise ValueError(f"A context of {context.shape[1]} tokens cannot be repeated to {length}.")
     return context if repeats == 1 else context.repeat(1, repeats, 1)
 

@@ -14,7 +14,7 @@ EXTENSIONS = (".safetensors", ".pt", ".bin", ".pth", ".ckpt")
 
 # Parts of keys by which files of another kind are recognised.
 _OTHER_KINDS = (
-    (("lora_up", "lora_down", "lora_a", "lora_b", "lora.up", "lora.down", "hada_w", "lokr_w", "lora_te", "lora_unet"), "a LoRA"),
+    ((".lora_up.", ".lora_down.", ".lora_a.", ".lora_b.", "lora.up.", "lora.down.", ".hada_w1", ".lokr_w1", "lora_unet_"), "a LoRA"),
     (("diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders"), "a checkpoint"),
     (("transformer_blocks.", "double_blocks.", "single_blocks.", "down_blocks.", "joint_blocks."), "a diffusion model"),
     (("text_model.", "encoder.layers.", "token_embedding."), "a text encoder"),

@@ -213,5 +213,4 @@ def _transformer_table(architecture: str, config: dict) -> LayerTable:
     if not isinstance(count, int) or not 0 < count <= 1000:
         raise ValueError(f"The model configuration of {architecture} does not say how many layers it has ({count_key} is missing).")
     layers = tuple(Layer(i, f"{name}.{i}", "flat", None, ("double_block", i), i) for i in range(count))
-    kind = "audio_model" if architecture == "dit1.0" else "image_model"
-    return LayerTable(architecture, layers, json.dumps({kind: architecture, count_key: count}, sort_keys=True))
+    return LayerTable(architecture, layers, json.dumps({"image_model": architecture, count_key: count}, sort_keys=True))

@@ -6,7 +6,6 @@ from .layers import LayerTable
 
 COARSE = ("coarse", "middle", "inner")
 FINE = ("fine", "outer")
-DIRECTIONS = {"down": "down", "up": "up"}
 
 
 def coarse_layers(table: LayerTable) -> tuple[int, ...]:
@@ -37,7 +36,7 @@ def select(text: str, table: LayerTable) -> tuple[int, ...]:
     for part in parts:
         picked = _select_part(part, table)
         if not picked:
-            raise ValueError(f'"{part}" names no layer of this {table.architecture}: it has none of that kind.')
+            raise ValueError(f'"{part}" names no layer of this model ({table.architecture}): it has none of that kind.')
         chosen.update(picked)
     return tuple(sorted(chosen))
 
@@ -51,8 +50,8 @@ def _select_part(part: str, table: LayerTable) -> tuple[int, ...]:
     if word in FINE:
         coarse = coarse_layers(table)
         return tuple(i for i in range(len(table)) if i not in coarse)
-    if word in DIRECTIONS and table.layers[0].direction != "flat":
-        return tuple(layer.index for layer in table.layers if layer.direction == DIRECTIONS[word])
+    if word in ("down", "up"):
+        return tuple(layer.index for layer in table.layers if layer.direction == word)
     inner = re.fullmatch(r"innermost\s+(\d+)", word)
     if inner:
         return innermost(int(inner[1]), table)

@@ -46,6 +46,14 @@ def test_unet_layers_run_in_table_order(config):
     assert calls == [(layer.block, layer.transformer, layer.depth or 0, (layer.resolution // 2) ** 2) for layer in table.layers]
 
 
+def test_tables_of_loaded_checkpoints(sd15_model, tiny_model):
+    """The configuration that ComfyUI detects in a checkpoint is what the tables read."""
+    table = table_for(sd15_model.model.model_config.unet_config)
+    assert table == table_for(SD1_CONFIG) and table.architecture == "sd1" and len(table) == 16
+    small = table_for(tiny_model.model.model_config.unet_config)
+    assert small.architecture == "unet" and small.names == ("IN01", "MID", "OUT00", "OUT01")
+
+
 COSMOS = {"max_img_h": 8, "max_img_w": 8, "max_frames": 1, "in_channels": 4, "out_channels": 4, "patch_spatial": 2,
           "patch_temporal": 1, "model_channels": 64, "num_heads": 4, "pos_emb_cls": "rope3d"}  # fmt: skip
 

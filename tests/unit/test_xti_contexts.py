@@ -66,6 +66,8 @@ def test_strength_zero_and_one_are_exact(dtype, generator):
     base, own = (torch.randn(1, 5, 4, generator=generator).to(dtype) for _ in range(2))
     assert torch.equal(contexts.weighted(base, own, 0.0), base)
     assert torch.equal(contexts.weighted(base, own, 1.0), own)
+    longer = own.repeat(1, 3, 1)
+    assert contexts.weighted(base, longer, 0.0) is base and contexts.weighted(base, longer, 1.0) is longer  # not even repeated
 
 
 def test_strength_blends_and_extrapolates(generator):

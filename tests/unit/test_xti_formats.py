@@ -133,6 +133,11 @@ def test_textual_inversion_is_an_xti_with_equal_rows(tmp_path, name, data, expec
     assert_layers(loaded, layouts.SD1_NAMES, expected.expand(16, -1, -1))
 
 
+def test_a_token_may_be_called_lora(tmp_path):
+    loaded = xti.load(layouts.write(tmp_path / "learned_embeds.safetensors", {"<lora_anna>": TOKEN}))
+    assert loaded.tokens == ("<lora_anna>",)
+
+
 def test_sd2_textual_inversion(tmp_path):
     loaded = xti.load(layouts.write(tmp_path / "cat.safetensors", {"emb_params": torch.ones(2, 1024)}))
     assert loaded.table.architecture == "sd2" and loaded.encoders == {"clip_h": 1024}

@@ -42,6 +42,7 @@ def test_sdxl_has_eleven_spatial_transformers_of_seventy_layers():
     assert len(blocks) == 70
     depths = [sum(layer.transformer == i for layer in blocks.layers) for i in range(11)]
     assert depths == [2, 2, 10, 10, 10, 10, 10, 10, 2, 2, 2]
+    assert list(named_table("sd1", per_block=True).names) == SD1_NAMES  # one block each: nothing to tell apart
     assert blocks.names[:3] == ("IN04.0", "IN04.1", "IN05.0") and blocks.layers[3].depth == 1
 
 
@@ -142,6 +143,7 @@ def test_a_whole_layer_stands_for_its_blocks():
         ("12-16", "no layer 16"),
         ("7-3", "backwards"),
         ("OUT02", '"OUT02" names no layer of sd1'),
+        ("IN0", '"IN0" names no layer of sd1'),
         ("midle", '"midle" names no layer'),
         ("", "No layer is named"),
         ("1,,2", "between two commas"),
@@ -151,6 +153,14 @@ def test_a_whole_layer_stands_for_its_blocks():
 def test_selectors_refuse(text, message):
     with pytest.raises(ValueError, match=message):
         selection.select(text, named_table("sd1"))
+
+
+def test_a_unet_of_one_resolution_has_no_outer_layers():
+    config = {"context_dim": 768, "num_res_blocks": [1], "transformer_depth": [1], "transformer_depth_middle": 1}
+    table = table_for({**config, "transformer_depth_output": [1, 1]})
+    assert selection.select("middle", table) == (0, 1, 2, 3)
+    with pytest.raises(ValueError, match='"outer" names no layer of this model'):
+        selection.select("outer, 3", table)
 
 
 def test_a_flat_model_has_no_coarse_layers():

@@ -105,6 +105,12 @@ def test_fit_refuses_another_architecture_and_another_size():
             make(1, table=origin).fit(target)
 
 
+def test_of_encoder_takes_its_columns():
+    xti = make(1, encoders={"clip_l": 3, "clip_g": 5})
+    assert torch.equal(xti.of_encoder("clip_l")["MID"], xti.layers["MID"][:, :3])
+    assert torch.equal(xti.of_encoder("clip_g")["MID"], xti.layers["MID"][:, 3:])
+
+
 def test_of_encoder_refuses_what_is_not_there():
     with pytest.raises(ValueError, match="tokens for clip_l, not for clip_g"):
         A.of_encoder("clip_g")

@@ -66,6 +66,8 @@ def refuse(path, message: str) -> None:
         ({"emb_params": torch.zeros(2, 768).long()}, "holds torch.int64"),
         ({"proj.weight": torch.zeros(4, 768)}, "no known XTI"),
         ({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)}, "this is a LoRA"),
+        ({"unet.mid_block.attn1.to_q_lora.up.weight": torch.zeros(4, 4)}, "this is a LoRA"),
+        ({"lycoris_mid_block_attn2_to_k.lokr_w1": torch.zeros(4, 4)}, "this is a LoRA"),
         ({"unet.mid_block.attn2.to_k.lora_A.weight": torch.zeros(4, 4)}, "this is a LoRA"),
         ({"model.diffusion_model.out.0.weight": torch.zeros(4)}, "this is a checkpoint"),
         ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(4)}, "this is a diffusion model"),
@@ -126,6 +128,7 @@ def test_pickled_code_is_not_run(tmp_path, legacy):
     assert marker.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_bare_pickles_are_not_run(tmp_path):
     marker, path = tmp_path / "ran", tmp_path / "evil.bin"
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
