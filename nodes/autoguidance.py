@@ -2,13 +2,13 @@
 
 import logging
 import math
-import sys
 
 from ..guidance.autoguidance import add_term, guidance_term
 from ..guidance.schedule import Window, in_window
 from ._api import io
 from .host import ExtraModel, Guidance, Run, Step, attach, same_prediction
 from .host.pairing import refuse_unlike
+from .read_out import show_on_node
 
 CATEGORY = "Guidance Lab/Autoguidance"
 
@@ -48,9 +48,7 @@ def check_weight(weight: float) -> None:
 
 def _warn(message: str, node_id: str | None) -> None:
     logging.warning("Guidance Lab: %s", message)
-    server = getattr(sys.modules.get("server"), "PromptServer", None)  # there is none when nodes run without a server
-    if node_id is not None and getattr(server, "instance", None) is not None:
-        server.instance.send_progress_text(message, node_id)
+    show_on_node(message, node_id)
 
 
 class AutoguidanceModelPair(io.ComfyNode):

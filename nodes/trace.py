@@ -7,6 +7,7 @@ from ..guidance.trace import CostTrace, Evaluation, Record, Trace, account
 from ..guidance.trace_plot import plot
 from ._api import io, ui
 from .host import Guidance, Run, Step, attach
+from .read_out import show_on_node
 
 CATEGORY = "Guidance Lab/Trace"
 TraceType = io.Custom("GUIDANCELAB_TRACE")
@@ -17,14 +18,20 @@ class Tracing(Guidance):
 
     name = "Guidance Trace"
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: Trace, node_id: str | None = None):
         self.trace = trace
+        self.node_id = node_id
 
     def begin(self, run: Run) -> None:
         record = Record(sigmas=run.sigmas.tolist())
         # The node and its TRACE are cached while the sampler runs again, so the handle is pointed to the newest run.
         self.trace.latest = record
-        run.listeners.append(lambda step: record.evaluations.append(observe(step, record)))
+
+        def listen(step: Step) -> None:
+            record.evaluations.append(observe(step, record))
+            show_on_node(record.evaluations[-1].summary(), self.node_id)
+
+        run.listeners.append(listen)
 
     def step(self, step: Step, state: None) -> torch.Tensor:
         return step.denoised
@@ -64,12 +71,13 @@ class GuidanceTrace(io.ComfyNode):
                 io.Model.Output(tooltip="The same model, being watched. It samples bit for bit as before."),
                 TraceType.Output(display_name="trace", tooltip="The record of the newest sampling run, for Guidance Trace Plot."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
         trace = Trace()
-        return io.NodeOutput(attach(model, Tracing(trace)), trace)
+        return io.NodeOutput(attach(model, Tracing(trace, cls.hidden.unique_id)), trace)
 
 
 class GuidanceTracePlot(io.ComfyNode):

@@ -1,14 +1,18 @@
 """Guidance Trace under ComfyUI's node cache: the trace node stays cached, the sampler runs again, the plot must show the new run."""
 
+import asyncio
 import json
 import os
+import struct
 
+import aiohttp
 import pytest
 
 from tools.client import run_prompt
 from tools.host import DevError
 
 FILE = "trace-test.safetensors"
+PROGRESS_TEXT = 3  # the kind of binary message that carries text for a node
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,30 @@ def test_the_plot_follows_the_sampler(server, checkpoint):
     assert terms[0] == terms[2]
     assert terms[0] != terms[1][:2]
     assert terms[0][0][0]["name"] == "CFG"
+
+
+async def texts_during(server, prompt: dict) -> list[tuple[str, str]]:
+    """(node id, text) of every progress text that the server sends while the prompt runs."""
+    shown = []
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=reader") as socket:
+        await session.post(f"{server.url}/prompt", json={"prompt": prompt, "client_id": "reader"})
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.BINARY and struct.unpack(">I", message.data[:4])[0] == PROGRESS_TEXT:
+                length = struct.unpack(">I", message.data[4:8])[0]
+                shown.append((message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()))
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                event = json.loads(message.data)
+                if event["type"] == "executing" and event["data"]["node"] is None:
+                    return shown
+    raise AssertionError("the server went away")
+
+
+def test_the_trace_node_shows_every_step_while_it_is_cached(server, checkpoint):
+    numbers(server, graph(checkpoint, seed=3, steps=2))
+    shown = asyncio.run(asyncio.wait_for(texts_during(server, graph(checkpoint, seed=4, steps=2)), 300))
+    on_trace = [text for node, text in shown if node == "2"]
+    assert len(on_trace) == 2
+    assert on_trace[0].startswith("step 1, sigma 14.6: CFG ")
 
 
 def test_a_plot_that_nothing_was_sampled_for_says_so(server, checkpoint):

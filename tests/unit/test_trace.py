@@ -77,6 +77,12 @@ def test_step_is_found_by_sigma(sigma, step):
     assert Record([14.6, 8.0, 1.0, 0.0]).step_of(sigma) == step
 
 
+def test_summary_is_one_line():
+    terms = (TermTrace(CFG, 0.123, 1.0, 4.0), TermTrace("Autoguidance", 0.05, 0.1, 2.0), TermTrace(OTHER, None, None, None))
+    assert Evaluation(2, 4.4203, 0.1, terms, ()).summary() == "step 3, sigma 4.42: CFG 12 %, Autoguidance 5 %"
+    assert Evaluation(0, 14.6, 0.1, (), ()).summary() == "step 1, sigma 14.6: no guidance"
+
+
 def made_up(steps: int, sizes: dict[str, list[float]], with_cfg: bool = True) -> Record:
     sigmas = [14.6 * (1 - i / steps) for i in range(steps + 1)]
     record = Record(sigmas)
