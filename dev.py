@@ -24,7 +24,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tools.host import ROOT, DevError, Host, find_host, say
+from tools.host import ROOT, DevError, Host, find_host, has_packages, say
 from tools.server import running_server
 
 LAYERS = ("unit", "host", "server", "canvas")
@@ -96,8 +96,8 @@ def serve(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace, rest: list[str]) -> int:
     host = find_host(options.comfyui)
-    if subprocess.run([host.python, "-c", "import pytest"], capture_output=True).returncode != 0:
-        raise DevError(f"this host has no pytest; `{host.python} -m pip install pytest comfy-cli playwright`.")
+    if not has_packages(host.python, "pytest", "comfy_cli", "playwright"):
+        raise DevError(f"this host lacks test tools; `{host.python} -m pip install pytest comfy-cli playwright`.")
     layer = rest.pop(0) if rest and rest[0] in LAYERS else ""
     named = [argument for argument in rest if Path(argument.split("::")[0]).exists()]
     where = [] if named else [ROOT / "tests" / layer]

