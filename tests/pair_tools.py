@@ -95,4 +95,3 @@ def with_attention_patch(model):
     patched = model.clone()
     patched.set_model_attn1_replace(lambda q, k, v, extra_options, mask=None: v, "middle", 0)
     return patched
-

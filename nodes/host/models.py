@@ -38,9 +38,12 @@ def _same(a, b) -> bool:
 
 def same_weights(a: ModelPatcher, b: ModelPatcher) -> bool:
     """Whether both are one module with the same patches, so that loading one is loading the other."""
+    return a.model is b.model and _same_patches(a, b)
+
+
+def _same_patches(a: ModelPatcher, b: ModelPatcher) -> bool:
     return (
-        a.model is b.model
-        and _same(a.patches, b.patches)
+        _same(a.patches, b.patches)
         and _same(a.object_patches, b.object_patches)
         and _same(a.weight_wrapper_patches, b.weight_wrapper_patches)
         and _same(a.injections, b.injections)
@@ -49,7 +52,7 @@ def same_weights(a: ModelPatcher, b: ModelPatcher) -> bool:
 
 
 def same_prediction(a: ModelPatcher, b: ModelPatcher) -> bool:
-    """Whether both predict the same for the same input: same weights and the same options, wrappers and callbacks of a prediction."""
+    """Whether both predict the same for the same input: one module or one file, and the same patches, options, wrappers and callbacks."""
 
     def options(patcher):
         return {k: v for k, v in patcher.model_options.items() if k not in _NOT_OF_THE_PREDICTION}
@@ -57,12 +60,15 @@ def same_prediction(a: ModelPatcher, b: ModelPatcher) -> bool:
     def wrappers(patcher):
         return {kind: patcher.wrappers[kind] for kind in _PREDICTION_WRAPPERS if patcher.wrappers.get(kind)}
 
+    # Core loaders keep what they were called with; two of them on one file make two modules with the same weights.
+    one_file = a.cached_patcher_init is not None and _same(a.cached_patcher_init, b.cached_patcher_init)
     return (
-        same_weights(a, b)
+        (a.model is b.model or one_file)
+        and _same_patches(a, b)
         and _same(options(a), options(b))
         and _same(wrappers(a), wrappers(b))
         and _same(a.callbacks, b.callbacks)
-    )  # fmt: skip
+    )
 
 
 def own_module(patcher: ModelPatcher) -> ModelPatcher:

@@ -88,7 +88,10 @@ class Evaluator:
     def predict_like(self, step: Step) -> torch.Tensor:
         """The prediction at the step's x and sigma on the conditioning that the guider's own prediction was made from."""
         name = next((k for k, processed in self.run.guider.conds.items() if processed is step.cond), "positive")
-        return self.predict(self.conds.get(name, self.conds["positive"]), step.x, step.sigma)
+        cond = self.conds.get(name, self.conds.get("positive"))
+        if cond is None:
+            raise RuntimeError(f"This guider has no positive conditioning (only {', '.join(self.conds)}); use a guider that has one.")
+        return self.predict(cond, step.x, step.sigma)
 
 
 class Run:

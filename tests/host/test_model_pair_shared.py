@@ -99,19 +99,33 @@ def test_a_lora_after_the_pair_acts_on_the_main_model_only(tiny_model, twin, con
     assert torch.equal(sample(late, cond(1), cond(2), latent()), sample(late.clone(), cond(1), cond(2), latent()))
 
 
-def test_a_model_of_a_core_loader_is_read_again_from_its_file(tmp_path, cond, latent, sample, run_node):
+@pytest.fixture
+def load(tmp_path):
+    """`load()` → the MODEL of a core loader, always from the same file."""
     path = tmp_path / "tiny.safetensors"
     save_file({k: v.contiguous() for k, v in tiny_checkpoint.unet_weights(tiny_checkpoint.TINY1, 1).items()}, path)
+    return lambda: comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
 
-    def load():
-        return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
 
+def test_a_model_of_a_core_loader_is_read_again_from_its_file(load, cond, latent, sample, run_node):
     model = load()
     assert model.cached_patcher_init is not None
     guider = PaperGuider(model, with_lora(load()), 4.0, 1.7)
     guider.set_conds(cond(1), cond(2))
     guided = sample(pair(run_node, model, with_lora(model), 1.7), cond(1), cond(2), latent())
     assert torch.equal(guided, run_guider(guider, latent()))
+
+
+def test_two_loaders_on_one_file_are_an_identical_pair(load, cond, latent, sample, run_node, caplog):
+    model, again = load(), CallCounter(load())
+    assert model.model is not again.model.model
+    pair(run_node, model, load())
+    assert "are the same" in caplog.text
+    counted = CallCounter(model)
+    again.model.wrappers = counted.model.wrappers  # so that nothing but the module differs
+    guided = sample(pair(run_node, counted.model, again.model, 3.0), cond(1), cond(2), latent())
+    assert torch.equal(guided, sample(model, cond(1), cond(2), latent()))
+    assert counted.rows == [2] * STEPS
 
 
 def test_a_bypass_lora_on_a_shared_guide_is_refused(tiny_model, run_node):
