@@ -5,6 +5,7 @@ from functools import partial
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.hooks
+import comfy.model_management
 import comfy.nested_tensor
 import comfy.ops
 import comfy.sampler_helpers
@@ -13,7 +14,7 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import CFGGuider, DualCFGGuider
 from comfy_extras.nodes_perpneg import PerpNegGuider
-from pair_tools import STEPS, PaperGuider, pair, run_guider, with_lora
+from pair_tools import STEPS, PaperGuider, pair, run_guider, with_attention_patch, with_lora
 
 
 @pytest.fixture
@@ -83,8 +84,9 @@ def test_img2img(tiny_model, tiny_model_b, cond, latent, sample, run_node):
     assert torch.equal(guided, run_guider(guider, start, sigmas=sigmas))
 
 
-def test_controlnet(check, cond):
-    """One ControlNet object steers both models, in one run and evaluated for each."""
+@pytest.fixture
+def control():
+    """A small ControlNet with random weights and a random hint."""
     with torch.inference_mode(False):
         network = comfy.cldm.cldm.ControlNet(
             image_size=32, in_channels=4, hint_channels=3, model_channels=320, channel_mult=[1], num_res_blocks=[1], num_heads=8,
@@ -95,9 +97,32 @@ def test_controlnet(check, cond):
         for parameter in network.parameters():
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"), manual_cast_dtype=None)
-    control.set_cond_hint(torch.rand(1, 3, 64, 64, generator=generator), 1.0, (0.0, 1.0))
+    return control.set_cond_hint(torch.rand(1, 3, 64, 64, generator=generator), 1.0, (0.0, 1.0))
+
+
+def test_controlnet(check, cond, control):
+    """One ControlNet object steers both models, in one run and evaluated for each."""
     positive = values(cond(1), control=control, control_apply_to_uncond=True)
     check(positive, cond(2), other=(cond(1), cond(2)))
+
+
+def test_a_controlnet_on_the_guides_own_positive(
+    tiny_model, tiny_model_b, cond, control, latent, sample, run_node, monkeypatch, paper_with_guide_positive
+):
+    """It is in no conds of the guider, so the host would not load it."""
+    own = values(cond(1), control=control)
+    loads = []
+    load = comfy.model_management.load_models_gpu
+
+    def spy(models, *args, **kwargs):
+        loads.append({patcher.model for patcher in models})
+        return load(models, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
+    result = sample(pair(run_node, tiny_model, tiny_model_b, 1.7, guide_positive=own), cond(1), cond(2), latent(), cfg=3.0)
+    assert loads == [{tiny_model.model, tiny_model_b.model, control.control_model}]
+    assert torch.equal(result, paper_with_guide_positive(tiny_model, tiny_model_b, own))
+    assert not torch.equal(result, sample(pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), latent(), cfg=3.0))
 
 
 def test_nested_latents(tiny_model, tiny_model_b, cond, run_node):
@@ -129,29 +154,28 @@ def test_nested_latents(tiny_model, tiny_model_b, cond, run_node):
     assert told and all([tuple(shape) for shape in shapes] == [part.shape for part in parts] for shapes in told)
 
 
+@pytest.fixture
+def lora_hook():
+    """`lora_hook(model_with_lora)` → a hook group with the same weight patches, as 'Create Hook LoRA' makes it."""
+
+    def make(lora):
+        hook = comfy.hooks.WeightHook(strength_model=1.0)
+        hook.weights = {key: patches[0][1] for key, patches in lora.patches.items()}
+        hook.need_weight_init = False
+        hooks = comfy.hooks.HookGroup()
+        hooks.add(hook)
+        return hooks
+
+    return make
+
+
 @pytest.mark.parametrize("one_module", [False, True])
-def test_hooks_on_the_positive_act_on_both_models(tiny_model, tiny_model_b, cond, latent, sample, run_node, one_module):
+def test_hooks_on_the_positive_act_on_both_models(tiny_model, tiny_model_b, cond, latent, sample, run_node, lora_hook, one_module):
     """A LoRA hook on the positive equals that LoRA loaded on both models (at cfg 1, where only the positive counts)."""
     lora = with_lora(tiny_model)
-    hooks = comfy.hooks.HookGroup()
-    hook = comfy.hooks.WeightHook(strength_model=1.0)
-    hook.weights = {key: patches[0][1] for key, patches in lora.patches.items()}
-    hook.need_weight_init = False
-    hooks.add(hook)
-    positive = comfy.hooks.set_hooks_for_conditioning(cond(1), hooks)
-    guide = tiny_model_b
-
-    def pag(model):
-        patched = model.clone()
-        patched.set_model_attn1_replace(lambda q, k, v, extra_options, mask=None: v, "middle", 0)
-        return patched
-
-    if one_module:
-        guide = pag(tiny_model)
-        guide_lora = pag(lora)
-    else:
-        guide_lora = tiny_model_b.clone()
-        guide_lora.add_patches({key: patches[0][1] for key, patches in lora.patches.items()})
+    positive = comfy.hooks.set_hooks_for_conditioning(cond(1), lora_hook(lora))
+    guide = with_attention_patch(tiny_model) if one_module else tiny_model_b
+    guide_lora = with_attention_patch(lora) if one_module else with_lora(tiny_model_b)
     hooked = sample(pair(run_node, tiny_model, guide, 1.7), positive, cond(2), latent(), cfg=1.0)
     loaded = sample(pair(run_node, lora, guide_lora, 1.7), cond(1), cond(2), latent(), cfg=1.0)
     plain = sample(pair(run_node, tiny_model, guide, 1.7), cond(1), cond(2), latent(), cfg=1.0)
@@ -159,17 +183,33 @@ def test_hooks_on_the_positive_act_on_both_models(tiny_model, tiny_model_b, cond
     assert not torch.equal(hooked, plain)
 
 
-def test_a_positive_of_its_own_for_the_guide(tiny_model, tiny_model_b, cond, latent, sample, run_node):
-    guider = PaperGuider(tiny_model, tiny_model_b, 3.0, 1.7)
-    guider.set_conds(cond(1), cond(2))
-    guider.guide_positive = comfy.sampler_helpers.convert_cond(cond(9))
+@pytest.mark.parametrize("one_module", [False, True])
+def test_hooks_on_the_guides_own_positive_act_on_the_guide(tiny_model, tiny_model_b, cond, latent, sample, run_node, lora_hook, one_module):
+    guide = tiny_model if one_module else tiny_model_b
+    own = comfy.hooks.set_hooks_for_conditioning(cond(1), lora_hook(with_lora(tiny_model)))
+    hooked = sample(pair(run_node, tiny_model, guide, 1.7, guide_positive=own), cond(1), cond(2), latent())
+    assert torch.equal(hooked, sample(pair(run_node, tiny_model, with_lora(guide), 1.7), cond(1), cond(2), latent()))
+
+
+@pytest.fixture
+def paper_with_guide_positive(cond, latent):
+    def run(main, guide, conditioning):
+        guider = PaperGuider(main, guide, 3.0, 1.7)
+        guider.set_conds(cond(1), cond(2))
+        guider.guide_positive = comfy.sampler_helpers.convert_cond(conditioning)
+        return run_guider(guider, latent())
+
+    return run
+
+
+def test_a_positive_of_its_own_for_the_guide(tiny_model, tiny_model_b, cond, latent, sample, run_node, paper_with_guide_positive):
     model = pair(run_node, tiny_model, tiny_model_b, 1.7, guide_positive=cond(9))
     same = pair(run_node, tiny_model, tiny_model_b, 1.7, guide_positive=cond(1))
-    plain = pair(run_node, tiny_model, tiny_model_b, 1.7)
+    plain = sample(pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), latent(), cfg=3.0)
     result = sample(model, cond(1), cond(2), latent(), cfg=3.0)
-    assert torch.equal(result, run_guider(guider, latent()))
-    assert not torch.equal(result, sample(plain, cond(1), cond(2), latent(), cfg=3.0))
-    assert torch.equal(sample(same, cond(1), cond(2), latent(), cfg=3.0), sample(plain, cond(1), cond(2), latent(), cfg=3.0))
+    assert torch.equal(result, paper_with_guide_positive(tiny_model, tiny_model_b, cond(9)))
+    assert not torch.equal(result, plain)
+    assert torch.equal(sample(same, cond(1), cond(2), latent(), cfg=3.0), plain)
 
 
 def test_the_same_model_as_guide_on_another_prompt_is_a_guidance(tiny_model, cond, latent, sample, run_node):
