@@ -11,7 +11,7 @@ SIZE = (1024, 640)
 # Drawn larger and scaled down, which smooths lines and markers.
 _SCALE = 2
 _LEFT, _RIGHT = 84, 1004
-_SIZES, _COSINES, _SECONDS = (84, 318), (352, 462), (496, 590)
+_SIZES, _COSINES, _SECONDS = (98, 322), (354, 464), (496, 590)
 _INK, _GRID, _REST = (40, 40, 40), (222, 222, 222), (190, 190, 190)
 # Okabe and Ito's palette: told apart also by colour-blind readers.
 _COLOURS = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (110, 90, 60)]
@@ -67,21 +67,23 @@ class _Sheet:
         predictions = sum(cost.predictions for cost in self.record.totals())
         seconds = sum(evaluation.seconds for evaluation in evaluations)
         text = f"{_count(steps, 'step')}, {_count(len(evaluations), 'evaluation')}, {predictions / len(evaluations):.3g} predictions each, "
-        self._text(_LEFT, 22, "Guidance trace", 19, "lm")
-        self._text(_RIGHT, 22, text + f"{seconds:.3g} s", 14, "rm")
+        self._text(_LEFT, 20, "Guidance trace", 19, "lm")
+        self._text(_RIGHT, 20, text + f"{seconds:.3g} s", 14, "rm")
 
     def _legend(self) -> None:
-        x = _LEFT
-        for name, colour in self.colours.items():
-            if name not in self.record.term_names():
-                continue
+        """One entry per term, in two rows where one is too short."""
+        x, y = _LEFT, 47
+        for name in self.record.term_names():
             label = name + self._weights(name)
-            self._line([(x, 54), (x + 26, 54)], colour, 2.2)
-            self._dot(x + 13, 54, colour)
-            self._text(x + 34, 54, label, 14, "lm")
-            x += 34 + ImageFont.load_default(14).getlength(label) + 26
+            length = 34 + ImageFont.load_default(14).getlength(label)
+            if x > _LEFT and x + length > _RIGHT:
+                x, y = _LEFT, y + 20
+            self._line([(x, y), (x + 26, y)], self.colours[name], 2.2)
+            self._dot(x + 13, y, self.colours[name])
+            self._text(x + 34, y, label, 14, "lm")
+            x += length + 26
         if not self.record.term_names():
-            self._text(_LEFT, 54, "no guidance acted in this run", 14, "lm")
+            self._text(_LEFT, y, "no guidance acted in this run", 14, "lm")
 
     def _weights(self, name: str) -> str:
         found = [t.weight for e in self.record.evaluations for t in e.terms if t.name == name and t.weight is not None]
@@ -141,8 +143,8 @@ class _Sheet:
         top, bottom = _SECONDS
         ticks = nice_ticks(max(e.seconds for e in self.record.evaluations), most=3)
         y_of = lambda seconds: bottom - (bottom - top) * seconds / ticks[-1]  # noqa: E731
-        self._frame(top, bottom, "Seconds and predictions per evaluation:", ticks, y_of, lambda t: f"{t:g} s")
-        colours = {c.name: self.colours.get(c.name, _MODEL_COLOUR) for c in self.record.totals()}
+        self._frame(top, bottom, "Seconds per evaluation (and predictions):", ticks, y_of, lambda t: f"{t:g} s")
+        colours = {cost.name: self.colours.get(cost.name, _MODEL_COLOUR) for cost in self.record.totals()}
         self._cost_legend(top - 11, colours)
         half = max(0.4 * self._slot(), 0.5)
         for index, evaluation in enumerate(self.record.evaluations):
@@ -154,16 +156,16 @@ class _Sheet:
                 self._box(x - half, y_of(evaluation.seconds), x + half, y_of(at), fill=_REST)
 
     def _cost_legend(self, y, colours) -> None:
-        x = _LEFT + 250
-        for total in self.record.totals():
-            label = f"{total.name} ({total.predictions / len(self.record.evaluations):.3g} predictions)"
-            x = self._swatch(x, y, colours[total.name], label)
-        self._swatch(x, y, _REST, "everything around the networks")
-
-    def _swatch(self, x, y, colour, label) -> float:
-        self._box(x, y - 5, x + 10, y + 5, fill=colour)
-        self._text(x + 15, y, label, 12, "lm")
-        return x + 15 + ImageFont.load_default(12).getlength(label) + 18
+        totals, evaluations = self.record.totals(), len(self.record.evaluations)
+        entries = [(colours[total.name], f"{total.name} ({total.predictions / evaluations:.3g})") for total in totals]
+        x = _LEFT + 262
+        for colour, label in [*entries[:1], (_REST, "around the networks"), *entries[1:]]:
+            length = 15 + ImageFont.load_default(12).getlength(label)
+            if x + length > _RIGHT:
+                break  # the colours of the terms are explained at the top as well
+            self._box(x, y - 5, x + 10, y + 5, fill=colour)
+            self._text(x + 15, y, label, 12, "lm")
+            x += length + 18
 
     def _sigma_axis(self) -> None:
         evaluations = self.record.evaluations

@@ -106,7 +106,7 @@ def test_totals_and_json():
 
 def rows_of(image, blue: bool) -> list[int]:
     """Rows of the top panel in which the first curve (blue) or the second (orange) is seen anywhere."""
-    red, _, other = np.moveaxis(np.asarray(image, dtype=int)[86:318, 90:1000], -1, 0)
+    red, _, other = np.moveaxis(np.asarray(image, dtype=int)[100:322, 90:1000], -1, 0)
     return np.flatnonzero(((other - red if blue else red - other) > 120).any(1)).tolist()
 
 
