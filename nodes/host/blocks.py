@@ -40,7 +40,7 @@ DIT_LAYOUTS = {
 
 
 def is_unet(network: torch.nn.Module) -> bool:
-    """Whether the network is ComfyUI's UNet (SD1.x, SD2.x, SDXL, SVD and their kin)."""
+    """Whether the network is ComfyUI's UNet (SD1.x, SD2.x, SDXL and their kin)."""
     return isinstance(network, UNetModel)
 
 
@@ -50,14 +50,17 @@ def dit_layout(network: torch.nn.Module) -> DitLayout | None:
 
 
 def list_blocks(network: torch.nn.Module) -> list[Block]:
-    """Every transformer block that can be replaced, in the order of the forward pass. Empty when there is no hook."""
+    """Every transformer block that can be replaced, in the order of the forward pass. Empty when there is no hook.
+
+    Of a UNet only plain image stages: in a video stage the hooks act on the attention over time as well.
+    """
     if is_unet(network):
         groups = {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
         return [
             (group, index)
             for group, stages in groups.items()
             for index, stage in enumerate(stages)
-            if stage is not None and any(isinstance(layer, SpatialTransformer) for layer in stage)
+            if stage is not None and any(type(layer) is SpatialTransformer for layer in stage)
         ]
     layout = dit_layout(network)
     if layout is None:

@@ -7,7 +7,7 @@ puts such a function around a model. Nothing is stored in the module, so the und
 from collections.abc import Callable
 
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer, optimized_attention
+from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.patcher_extension import WrappersMP
 
 from ...guidance import weaker
@@ -78,13 +78,8 @@ def skip_unet_blocks(options: dict, blocks: list[Block]) -> dict:
     The stage is residual, x + f(x), so leaving it out is exact; the convolutions of the block stay.
     """
 
-    def stage(layer, x, emb, context, layer_options, output_shape, time_context, num_video_frames, image_only_indicator):
-        if layer_options["block"] in blocks:
-            result = x
-        elif isinstance(layer, SpatialVideoTransformer):
-            result = layer(x, context, time_context, num_video_frames, image_only_indicator, layer_options)
-        else:
-            result = layer(x, context, layer_options)
+    def stage(layer, x, emb, context, layer_options, *of_video_and_upsampling):
+        result = x if layer_options["block"] in blocks else layer(x, context, layer_options)
         layer_options["transformer_index"] += 1  # the host counts only the stages that it runs itself
         return result
 

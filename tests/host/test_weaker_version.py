@@ -545,6 +545,14 @@ def test_a_model_without_block_hooks_can_be_told_a_higher_sigma(networks, weaken
     assert not torch.equal(predict(weaken(model, "higher_sigma", sigma_shift=0.3), "PixArtAlpha"), predict(model, "PixArtAlpha"))
 
 
+def test_a_video_unet_is_refused(weaken):
+    """Its hooks act on the attention over time as well, which none of the papers damages."""
+    temporal = dict(use_temporal_attention=True, extra_ff_mix_layer=True, merge_strategy="learned", merge_factor=0.5)
+    video = tiny_networks.build("SD15", config={**tiny_networks.SD15, **temporal})
+    with pytest.raises(ValueError, match="no checked hook into the blocks of UNetModel"):
+        weaken(video, "token_shuffle", **EVERY_METHOD["token_shuffle"])
+
+
 @pytest.mark.parametrize("method", ["identity_attention", "blurred_queries"])
 @pytest.mark.parametrize("name", [name for name in DITS if name not in JOINT])
 def test_attention_of_unknown_layout_is_refused(networks, weaken, name, method):
