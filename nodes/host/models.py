@@ -96,6 +96,7 @@ def own_module(patcher: ModelPatcher) -> ModelPatcher:
         clone = patcher.clone(model_override=(module, ({}, {}, {}, set())))
     clone.hook_backup = {}  # clone() shares this dict, which belongs to the first module
     clone.is_injected = False
+    clone.parent = None  # else memory management would take the first module for this one once the clone is gone
     return clone
 
 

@@ -1,5 +1,7 @@
 """Main model and guide from one loader: one module, two sets of patches (core's dual model guider gets this wrong)."""
 
+import gc
+import weakref
 from functools import partial
 
 import comfy.model_management
@@ -126,6 +128,20 @@ def test_two_loaders_on_one_file_are_an_identical_pair(load, cond, latent, sampl
     guided = sample(pair(run_node, counted.model, again.model, 3.0), cond(1), cond(2), latent())
     assert torch.equal(guided, sample(model, cond(1), cond(2), latent()))
     assert counted.rows == [2] * STEPS
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_the_second_copy_goes_with_its_model(tiny_model, load, cond, latent, sample, run_node, from_file):
+    main = load() if from_file else tiny_model
+    model = pair(run_node, main, with_lora(main), 1.7)
+    sample(model, cond(1), cond(2), latent(), steps=1)
+    copy = weakref.ref(model.get_nested_additional_models()[0].model)
+    assert copy() is not None
+    del model
+    gc.collect()
+    assert copy() is None
+    sample(main, cond(1), cond(2), latent(), steps=1)
+    assert [loaded.model for loaded in comfy.model_management.loaded_models()] == [main.model]
 
 
 def test_a_bypass_lora_on_a_shared_guide_is_refused(tiny_model, run_node):
