@@ -19,13 +19,15 @@ if sys.version_info < (3, 10):
     sys.exit("error: Guidance Lab needs Python 3.10 or newer; this is %d.%d." % sys.version_info[:2])
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 from tools.host import ROOT, DevError, Host, find_host, has_packages, say
-from tools.server import running_server
+from tools.server import running_server, stop
 
 LAYERS = ("unit", "host", "server", "canvas")
 
@@ -60,18 +62,20 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def run_in_host(host: Host, command: list, **variables: str) -> int:
+def run_in_host(host: Host, command: list) -> int:
     """Run the host's interpreter on `command` with ComfyUI, then this repository, on the path; returns its exit code."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(host.comfyui), str(ROOT))), "COMFYUI_PATH": str(host.comfyui)}
     # The demo models are so small that more threads only wait for each other.
     environment.setdefault("OMP_NUM_THREADS", "1")
-    environment.update(variables)
     process = subprocess.Popen([str(host.python), *map(str, command)], env=environment)
     try:
         return process.wait()
-    except KeyboardInterrupt:  # the child got it too and stops its server
-        process.wait()
+    except KeyboardInterrupt:  # from a terminal the child got it too, and is stopping its server
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
         raise
+    finally:
+        stop(process)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -99,9 +103,10 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     if not has_packages(host.python, "pytest", "comfy_cli", "playwright"):
         raise DevError(f"this host lacks test tools; `{host.python} -m pip install pytest comfy-cli playwright`.")
     layer = rest.pop(0) if rest and rest[0] in LAYERS else ""
-    named = [argument for argument in rest if Path(argument.split("::")[0]).exists()]
-    where = [] if named else [ROOT / "tests" / layer]
-    return run_in_host(host, ["-m", "pytest", "--rootdir", ROOT, "--confcutdir", ROOT / "tests", *where, *rest])
+    tests = ROOT / "tests"
+    named = any(tests in Path(argument.split("::")[0]).absolute().parents for argument in rest)
+    where = [] if named else [tests / layer]
+    return run_in_host(host, ["-m", "pytest", "--rootdir", ROOT, "--confcutdir", tests, *where, *rest])
 
 
 def script(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
@@ -133,6 +138,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # an exception, so that servers are stopped
     try:
         sys.exit(main(sys.argv[1:]))
     except DevError as error:

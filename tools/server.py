@@ -113,7 +113,7 @@ def running_server(host: Host, port: int | None = None, base: Path | None = None
         "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_FOLDER,
     ]  # fmt: skip
     log = temporary / "server.log"
-    failed = True
+    keep_log = False
     with open(log, "w", encoding="utf-8") as out:
         process = subprocess.Popen(
             [str(part) for part in command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=host.comfyui,
@@ -122,11 +122,13 @@ def running_server(host: Host, port: int | None = None, base: Path | None = None
     try:
         server = Server(process, f"http://127.0.0.1:{port}", base, log)
         server.wait_ready(ready_seconds)
-        failed = False
         yield server
+    except DevError:
+        keep_log = True
+        raise
     finally:
         stop(process)
-        if not failed:
+        if not keep_log:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
