@@ -7,6 +7,7 @@ python dev.py serve                 the same ComfyUI with its canvas, for you
 python dev.py host                  find or make the ComfyUI that all of this uses
 python dev.py bench NAME            run benchmarks/NAME.py
 python dev.py evidence NAME         run demo/evidence/NAME.py
+python dev.py train NAME            run demo/train/NAME.py, which makes the shipped Shapes weights
 python dev.py example FILE NAME     turn an API prompt into example_workflows/NAME.json and its picture
 
 Every command takes --comfyui VERSION or FOLDER; without it COMFYUI_PATH is used, else the ComfyUI around this folder,
@@ -30,6 +31,7 @@ from tools.host import ROOT, DevError, Host, find_host, has_packages, say
 from tools.server import running_server, stop
 
 LAYERS = ("unit", "host", "server", "canvas")
+SCRIPTS = {"bench": "benchmarks", "evidence": "demo/evidence", "train": "demo/train"}
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -50,7 +52,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     serve.add_argument("--base", metavar="DIR", type=Path, help="keep models, workflows and output here (default: thrown away)")
     # No abbreviations: pytest's --co is not our --comfyui.
     commands.add_parser("test", parents=[common], allow_abbrev=False, help=f"[{'|'.join(LAYERS)}] [pytest arguments]: run the tests")
-    for name, folder in (("bench", "benchmarks"), ("evidence", "demo/evidence")):
+    for name, folder in SCRIPTS.items():
         script = commands.add_parser(name, parents=[common], allow_abbrev=False, help=f"run a script of {folder}; other options go to it")
         script.add_argument("name", nargs="?")
 
@@ -134,7 +136,7 @@ def main(arguments: list[str]) -> int:
     if options.command == "example":
         host = find_host(options.comfyui)
         return run_in_host(host, ["-m", "tools.make_example", "--comfyui", host.comfyui, *rest])
-    return script(ROOT / ("benchmarks" if options.command == "bench" else "demo/evidence"), options, rest)
+    return script(ROOT / SCRIPTS[options.command], options, rest)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ class ShapesConfig(comfy.supported_models.SD15):
     """SD1.5's layout and schedule at a width of our choosing."""
 
     latent_format = ShapesLatent
+    unet_extra_config = {"num_heads": -1, "num_head_channels": 16}
 
 
 def unet_config(width: int, mult: tuple[int, ...] = (1, 2, 4, 4)) -> dict:
@@ -151,8 +152,6 @@ def unet_config(width: int, mult: tuple[int, ...] = (1, 2, 4, 4)) -> dict:
         "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
         "transformer_depth_middle": 1,
         "context_dim": WIDTH,
-        "num_head_channels": 16,
-        "num_heads": -1,
         "use_spatial_transformer": True,
         "use_linear_in_transformer": False,
         "adm_in_channels": None,

@@ -18,7 +18,8 @@ from .world import BACKGROUNDS, COLOURS, OBJECTS, SIZE, TEXTURES, Scene, Thing
 GRID = 32  # silhouettes are compared on a GRID×GRID box, longer side filled
 CONTRAST = 42.0  # RGB distance from the background that makes a pixel foreground
 SMALLEST = 40  # pixels; anything smaller is a speck, not a thing
-RECOGNISED = 0.72  # intersection over union with the best template, below which a silhouette is nothing
+LARGEST = 54  # pixels, longer side; things never fill the picture
+RECOGNISED = 0.6  # intersection over union with the best template, below which a silhouette is nothing
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def read(picture: np.ndarray) -> Reading:
     found = []
     for index, box in enumerate(ndimage.find_objects(parts), start=1):
         part = parts[box] == index
-        if part.sum() < SMALLEST:
+        if part.sum() < SMALLEST or max(part.shape) > LARGEST:
             continue
         silhouette = _boxed(part)
         overlap = np.minimum(boxes, silhouette).sum((1, 2)) / np.maximum(boxes, silhouette).sum((1, 2))

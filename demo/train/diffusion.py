@@ -12,11 +12,11 @@ import torch
 
 from demo.models import autoencoder, diffusion_model, unet_config
 from demo.render import render
-from demo.train.loop import RUNS, Run, initialise, learning_rate
+from demo.training import RUNS, Run, initialise, learning_rate
 from demo.train.text import encoder, loose_caption, tokens
 from demo.world import Scene, random_scene
 
-SCENES = 40_000
+SCENES = 30_000
 MAIN = {"width": 32, "mult": (1, 2, 4, 4)}
 SMALL = {"width": 32, "mult": (1, 1, 2, 2)}
 
@@ -38,8 +38,9 @@ def latents(device: str) -> torch.Tensor:
         for start in range(0, SCENES, 100):
             batch = np.stack([render(scene(i)) for i in range(start, start + 100)])
             x = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-            rows.append(vae.quant_conv(vae.encoder(x)).chunk(2, 1)[0].cpu())
-            if start % 4000 == 0:
+            with torch.autocast(device, torch.bfloat16):
+                rows.append(vae.quant_conv(vae.encoder(x)).chunk(2, 1)[0].float().cpu())
+            if start % 3000 == 0:
                 print(f"encoded {start} of {SCENES}", flush=True)
         z = torch.cat(rows)
         mean, std = z.mean((0, 2, 3), keepdim=True), z.std((0, 2, 3), keepdim=True)

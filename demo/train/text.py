@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import comfy.ops
 from demo.models import MAX_TOKENS, WIDTH, TextTransformer, text_config, word_tokenizer
-from demo.train.loop import Run, initialise, learning_rate
+from demo.training import Run, initialise, learning_rate
 from demo.world import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, TEXTURES, Scene, random_scene
 
 ATTRIBUTES = {"name": OBJECTS, "colour": tuple(COLOURS), "texture": TEXTURES}

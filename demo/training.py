@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-RUNS = Path(__file__).resolve().parents[1] / "runs"
+RUNS = Path(__file__).resolve().parent / "runs"
 
 
 def initialise(module: torch.nn.Module, seed: int) -> None:

@@ -1,0 +1,59 @@
+"""The shipped Shapes weights as ComfyUI objects: MODEL (the main model and its two guides), CLIP and VAE."""
+
+import json
+from pathlib import Path
+
+import torch
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.utils
+
+from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, unet_config
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+MODELS = ("main", "early", "small")
+
+
+def _file(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"Shapes weights {path.name} are missing from {path.parent}; reinstall the pack, its demo/weights folder is incomplete.")
+    return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+
+
+def load_model(name: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """One of `MODELS` as a MODEL. `disable_dynamic` is what ComfyUI passes when it reloads a model into a module of its own."""
+    if name not in MODELS:
+        raise ValueError(f"Shapes has no model {name!r}; there is {', '.join(MODELS)}.")
+    sd, metadata = _file(name)
+    config = ShapesConfig(unet_config(**json.loads(metadata["unet"])))
+    device = comfy.model_management.get_torch_device()
+    dtype = comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(sd), supported_dtypes=config.supported_inference_dtypes
+    )
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
+    model = config.get_model(sd, "")
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    model.load_model_weights(dict(sd), "")
+    patcher.cached_patcher_init = (load_model, (name,))
+    return patcher
+
+
+class _Target:
+    params: dict = {}
+    clip = ShapesClipModel
+    tokenizer = ShapesTokenizer
+
+
+def load_clip(embedding_directory: list[str] | None = None) -> comfy.sd.CLIP:
+    """The text encoder as a CLIP; `embedding:name` looks into `embedding_directory`."""
+    sd, _ = _file("text")
+    return comfy.sd.CLIP(_Target, embedding_directory=embedding_directory, parameters=comfy.utils.calculate_parameters(sd), state_dict=[sd])
+
+
+def load_vae() -> comfy.sd.VAE:
+    """The autoencoder as a VAE."""
+    sd, _ = _file("vae")
+    return comfy.sd.VAE(sd=sd, config={"params": VAE_CONFIG})

@@ -1,0 +1,55 @@
+"""Writes `demo/weights/` from finished runs: fp16 safetensors, each with what it needs to be rebuilt. Run: python dev.py train export
+
+The VAE is exported so that its latents have mean 0 and SD1.5's scale per channel (folded into its 1×1 convolutions), because that is the space
+the diffusion models were trained in: `ShapesLatent` is then SD1.5's latent format unchanged.
+"""
+
+import argparse
+import json
+
+import safetensors.torch
+import torch
+
+from demo.models import ShapesLatent, autoencoder
+from demo.shipped import WEIGHTS
+from demo.train.diffusion import MAIN, SMALL
+from demo.training import RUNS
+
+
+def fold_latent_scale(vae, mean: torch.Tensor, std: torch.Tensor, scale: float) -> None:
+    """Makes encoded means (z - mean)/(std·scale), and decoding its exact inverse. mean, std: [4]; scale: the latent format's factor."""
+    with torch.no_grad():
+        gain = torch.cat([1 / (std * scale), torch.ones(4)])
+        shift = torch.cat([-mean / (std * scale), -2 * torch.log(std * scale)])  # the log-variances shift with the means' scale
+        vae.quant_conv.weight.mul_(gain.view(-1, 1, 1, 1))
+        vae.quant_conv.bias.mul_(gain).add_(shift)
+        weight = vae.post_quant_conv.weight.flatten(1)
+        vae.post_quant_conv.bias.add_(weight @ mean)
+        vae.post_quant_conv.weight.mul_((std * scale).view(1, -1, 1, 1))
+
+
+def write(name: str, sd: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    WEIGHTS.mkdir(exist_ok=True)
+    half = {k: v.to(torch.float16).contiguous() for k, v in sd.items()}
+    safetensors.torch.save_file(half, WEIGHTS / f"{name}.safetensors", metadata)
+    print(f"{name}: {sum(v.numel() for v in half.values()) / 1e6:.2f} M parameters")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--early", type=int, required=True, help="step of the main run's snapshot to ship as the early guide")
+    args = parser.parse_args()
+    vae = autoencoder()
+    vae.load_state_dict(torch.load(RUNS / "vae" / "last.pt", weights_only=True)["model"])
+    measured = torch.load(RUNS / "latents.pt", weights_only=True)
+    fold_latent_scale(vae, measured["mean"].flatten(), measured["std"].flatten(), ShapesLatent().scale_factor)
+    write("vae", vae.state_dict())
+    write("text", torch.load(RUNS / "text" / "last.pt", weights_only=True)["model"])
+    for name, size, run in (("main", MAIN, "main"), ("small", SMALL, "small")):
+        average = torch.load(RUNS / run / "last.pt", weights_only=True)["average"]
+        write(name, {k.removeprefix("module."): v for k, v in average.items()}, {"unet": json.dumps(size)})
+    write("early", torch.load(RUNS / "main" / f"step{args.early}.pt", weights_only=True), {"unet": json.dumps(MAIN)})
+
+
+if __name__ == "__main__":
+    main()
