@@ -194,7 +194,7 @@ def main() -> None:
 
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="SD1.5 at full size also on the CPU (slow)")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--reserve-gib", type=float, default=0.0, help="GPU memory kept from ComfyUI, to run without room for both models")
     options = parser.parse_args()
     from comfy.cli_args import args
@@ -207,7 +207,7 @@ def main() -> None:
     layouts = ["sd15", "sdxl"] if device.type == "cuda" else ["sd15"] if options.full else ["sd15-narrow"]
     ratios, rows = {}, []
     for layout in layouts:
-        more_ratios, more_rows = measure(layout, *((1, 3) if options.quick else (options.rounds, 5)))
+        more_ratios, more_rows = measure(layout, *((1, 3) if options.quick else (options.rounds, 4)))
         ratios.update(more_ratios)
         rows += more_rows
         management.unload_all_models()
