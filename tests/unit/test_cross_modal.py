@@ -138,6 +138,12 @@ def test_rms_strength_is_the_size_of_the_shift(wrt, image):
             assert frame
 
 
+def test_the_root_mean_square_survives_numbers_whose_squares_do_not():
+    for scale in (1e-30, 1.0, 1e30):
+        g = scale * torch.tensor([[3.0, -4.0]])
+        torch.testing.assert_close(cross_modal.masked_rms(g), torch.full((1, 1), scale * 12.5**0.5), rtol=1e-6, atol=0)
+
+
 def test_clamp_cuts_large_gradients_and_leaves_small_ones(image):
     x, denoiser, score = image
     level = frames.vp(0.3, x)
