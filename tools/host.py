@@ -143,7 +143,7 @@ def make_host(release: Release) -> Host:
     if ready.is_file():
         return host
     place.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(place.with_suffix(".lock")):
+    with file_lock(place.with_name(place.name + ".lock")):
         if not ready.is_file():
             shutil.rmtree(place, ignore_errors=True)
             _build(release, place, host)
