@@ -46,14 +46,15 @@ def _boxed(mask: np.ndarray) -> np.ndarray:
 
 @cache
 def _templates() -> tuple[list[tuple[str, bool]], np.ndarray]:
-    """Every object, both ways round, at a large and a small size: labels and boxes [N, GRID, GRID]."""
+    """Every object, both ways round, at three sizes, sharp and as soft as a VAE leaves it: labels and boxes [N, GRID, GRID]."""
     labels, boxes = [], []
     for name in OBJECTS:
         for flip in (False, True):
-            for size in (24, 38):
-                picture = render(Scene((Thing(name, "yellow", flip=flip, size=size),), "white"))
-                labels.append((name, flip))
-                boxes.append(_boxed(foreground(picture)[0]))
+            for size in (21, 25, 38):
+                picture = render(Scene((Thing(name, "yellow", flip=flip, size=size),), "white")).astype(np.float32)
+                for blur in (0.0, 1.0, 1.6):
+                    labels.append((name, flip))
+                    boxes.append(_boxed(foreground(ndimage.gaussian_filter(picture, (blur, blur, 0)))[0]))
     return labels, np.stack(boxes)
 
 

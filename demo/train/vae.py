@@ -43,7 +43,7 @@ def main() -> None:
         rng = np.random.default_rng([0, run.step])
         noise = torch.Generator(device).manual_seed(run.step)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(run.step, args.steps, 2e-3)
+            group["lr"] = learning_rate(run.step, args.steps, 4e-3)
         x = pictures(rng, args.batch).to(device)
         with torch.autocast(device, torch.bfloat16):
             mean, logvar = vae.quant_conv(vae.encoder(x)).float().chunk(2, 1)
