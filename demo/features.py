@@ -39,8 +39,8 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def diversity(real: np.ndarray, drawn: np.ndarray, k: int = 5) -> dict[str, float]:
-    """`coverage` (Naeem et al. 2020): share of real points with a drawn one inside their k-nearest-neighbour ball; `recall` (Kynkäänniemi
-    et al. 2019): share of real points inside the ball of some drawn one; `precision`: share of drawn points inside the ball of some real one."""
+    """`coverage` (Naeem et al. 2020): share of real points with a drawn one inside their k-nearest-neighbour ball; `recall`
+    (Kynkäänniemi et al. 2019): share of real points in the ball of some drawn one; `precision`: of drawn points in that of a real one."""
     scale = real.std(0) + 1e-8
     real, drawn = real / scale, drawn / scale
     radius_real = np.sort(_distances(real, real), 1)[:, k]

@@ -7,16 +7,15 @@ an f8 VAE with 4 latent channels, a causal text transformer with a start and an 
 from functools import cache
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedTokenizerFast
-
 import comfy.clip_model
 import comfy.latent_formats
 import comfy.model_base
 import comfy.ops
 import comfy.supported_models
+import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDClipModel, SDTokenizer
+from transformers import PreTrainedTokenizerFast
 
 FOLDER = Path(__file__).resolve().parent
 MAX_TOKENS = 24

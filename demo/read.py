@@ -1,7 +1,7 @@
 """Reads a Shapes picture back into a scene, with no learned model: background, silhouettes, hues, textures, places.
 
-Used as the judge of every Shapes measurement, so it shares nothing with anything that guides. It is validated on fresh renders, plain and passed
-through the VAE (`python dev.py evidence readers`), before it judges a model.
+The judge of every Shapes measurement, so it shares nothing with anything that guides. Tests hold it to 99 % on fresh renders, plain and
+passed through the VAE, before it judges a model.
 """
 
 from dataclasses import dataclass
@@ -128,8 +128,8 @@ def related(a: Thing, b: Thing, relation: str) -> bool:
 
 
 def judge(scene: Scene, reading: Reading) -> dict[str, float]:
-    """How well a reading fits the scene that was asked for, each in 0…1: the share of its things with the right `object`, `colour` (of a right
-    object), `texture` (of a right object and colour), the `relation`, the `background`, the exact `count`, and `all` of it at once.
+    """How well a reading fits the scene that was asked for, each in 0…1: the share of its things with the right `object`, `colour` (of a
+    right object), `texture` (of a right object and colour), the `relation`, the `background`, the exact `count`, and `all` at once.
 
     Things are matched one to one in the assignment that is kindest to the picture, so a second red ball never counts for two.
     """

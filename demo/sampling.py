@@ -1,9 +1,8 @@
 """Draws Shapes pictures in this process, through ComfyUI's own sampler and VAE."""
 
+import comfy.sample
 import numpy as np
 import torch
-
-import comfy.sample
 
 BATCH = 50
 
@@ -27,8 +26,8 @@ def draw(
 ) -> np.ndarray:
     """One picture for every context row: uint8 [N, 64, 64, 3].
 
-    `empty` [1, tokens, width] is the context of the empty prompt. Batch i draws its noise from seed + i, so two models that are drawn with one
-    seed start from the same noise.
+    `empty` [1, tokens, width] is the context of the empty prompt. Batch i draws its noise from seed + i, so two models that are drawn
+    with one seed start from the same noise.
     """
     pictures = []
     for i, start in enumerate(range(0, len(contexts), BATCH)):

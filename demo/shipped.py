@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-import torch
-
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.utils
+import torch
 
 from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, unet_config
 
@@ -19,7 +18,7 @@ MODELS = ("main", "early", "small")
 def _file(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"Shapes weights {path.name} are missing from {path.parent}; reinstall the pack, its demo/weights folder is incomplete.")
+        raise FileNotFoundError(f"Shapes weights {path.name} are missing from {path.parent}; reinstall the pack, it is incomplete.")
     return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
 
 

@@ -12,7 +12,7 @@ RUNS = Path(__file__).resolve().parent / "runs"
 
 
 def initialise(module: torch.nn.Module, seed: int) -> None:
-    """Fills a module whose host layers leave their weights unset: fan-in uniform matrices, unit gains, zero biases, N(0, 0.02) embeddings."""
+    """Fills a module whose host layers leave weights unset: fan-in uniform matrices, unit gains, zero biases, N(0, 0.02) embeddings."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in module.named_parameters():
         p.requires_grad_(True)

@@ -1,7 +1,7 @@
-"""Autoguidance measured in Shapes: alignment, distance and diversity for none, CFG, CFG + interval, autoguidance, both, and every Weaker Version.
+"""Autoguidance in Shapes: alignment, distance and diversity for none, CFG, CFG + interval, autoguidance, both, every Weaker Version.
 
-Every setting draws the same prompts from the same noise through the real nodes; pictures are kept in `demo/runs/`, so a run that was stopped goes
-on where it was. `--only NAME …` draws a part (two processes can share the work); without it the report is written at the end.
+Every setting draws the same prompts from the same noise through the real nodes; pictures are kept in `demo/runs/`, so a run that was
+stopped goes on where it was. `--only NAME …` draws a part (two processes can share the work); without it the report follows.
 """
 
 import hashlib

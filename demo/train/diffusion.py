@@ -12,8 +12,8 @@ import torch
 
 from demo.models import autoencoder, diffusion_model, unet_config
 from demo.render import render
-from demo.training import RUNS, Run, initialise, learning_rate
 from demo.train.text import encoder, loose_caption, tokens
+from demo.training import RUNS, Run, initialise, learning_rate
 from demo.world import Scene, random_scene
 
 SCENES = 30_000
@@ -49,7 +49,7 @@ def latents(device: str) -> torch.Tensor:
 
 
 class Average(torch.nn.Module):
-    """Exponential moving average of a module's weights; the horizon grows with the run so that early snapshots are not the initialisation."""
+    """Exponential moving average of a module's weights; its horizon grows with the run, or early snapshots would be the initialisation."""
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
@@ -65,9 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="the smaller guide, trained for an eighth of the steps by default")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=128)
     args = parser.parse_args()
-    steps = args.steps or (1000 if args.small else 8000)
+    steps = args.steps or (500 if args.small else 4000)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     z = latents(device)
     text = encoder()
@@ -78,7 +78,7 @@ def main() -> None:
     initialise(unet, seed=3)
     unet.to(device)
     average = Average(unet)
-    optimiser = torch.optim.AdamW(unet.parameters(), 8e-4, weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(unet.parameters(), 1e-3, weight_decay=1e-3, fused=True)
     run = Run("small" if args.small else "main", {"model": unet, "average": average, "optimiser": optimiser})
     signal = (1 / (1 + base.model_sampling.sigmas**2)).to(device)  # the schedule's cumulative alphas: sigma² = (1 - a) / a
     snapshots = {steps // 16, steps // 8, steps // 4, steps // 2}
@@ -86,7 +86,7 @@ def main() -> None:
         rng = np.random.default_rng([3, run.step])
         noise = torch.Generator(device).manual_seed(run.step)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(run.step, steps, 8e-4)
+            group["lr"] = learning_rate(run.step, steps, 1e-3)
         picked = rng.integers(0, SCENES, args.batch)
         captions = ["" if rng.random() < 0.1 else loose_caption(scene(i), rng)[0] for i in picked]
         with torch.no_grad():

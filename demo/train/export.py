@@ -1,7 +1,7 @@
 """Writes `demo/weights/` from finished runs: fp16 safetensors, each with what it needs to be rebuilt. Run: python dev.py train export
 
-The VAE is exported so that its latents have mean 0 and SD1.5's scale per channel (folded into its 1×1 convolutions), because that is the space
-the diffusion models were trained in: `ShapesLatent` is then SD1.5's latent format unchanged.
+The VAE is exported so that its latents have mean 0 and SD1.5's scale per channel (folded into its 1×1 convolutions), because that is
+the space the diffusion models were trained in: `ShapesLatent` is then SD1.5's latent format unchanged.
 """
 
 import argparse

@@ -6,11 +6,11 @@ token must know its own attributes and its place in the sentence (heads are drop
 
 import argparse
 
+import comfy.ops
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-import comfy.ops
 from demo.models import MAX_TOKENS, WIDTH, TextTransformer, text_config, word_tokenizer
 from demo.training import Run, initialise, learning_rate
 from demo.world import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, TEXTURES, Scene, random_scene

@@ -22,7 +22,10 @@ def test_a_caption_says_all_of_a_scene():
         assert [(t.name, t.colour, t.texture) for t in said.things] == [(t.name, t.colour, t.texture) for t in scene.things]
 
 
-@pytest.mark.parametrize("caption", ["a red cube", "a red cube on mars", "a pink cube on white", "red cube on white", "a red striped on sand"])
+NO_CAPTIONS = ["a red cube", "a red cube on mars", "a pink cube on white", "red cube on white", "a red striped on sand"]
+
+
+@pytest.mark.parametrize("caption", NO_CAPTIONS)
 def test_what_is_no_caption_is_refused(caption):
     with pytest.raises(ValueError, match="Shapes caption"):
         parse(caption)
