@@ -34,6 +34,14 @@ def write_report(path: Path | None, ratios: dict[str, float], rows: list[dict], 
     return report
 
 
+def insert_tables(page: Path, text: str) -> None:
+    """Replaces the tables of an evidence page and leaves its words alone; makes the page when there is none."""
+    begin, end = f"<!-- tables, written by `python dev.py evidence {page.stem}` -->", "<!-- end of tables -->"
+    before, _, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(begin)
+    after = rest.partition(end)[2] or "\n"
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
 def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -21,7 +21,7 @@ from demo.render import render
 from demo.sampling import draw, encode
 from demo.training import RUNS
 from demo.world import Scene, parse, random_scene
-from tools.report import arguments, write_report
+from tools.report import arguments, insert_tables, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs" / "evidence"
@@ -171,7 +171,7 @@ def main() -> None:
     if not args.quick:
         DOCS.mkdir(parents=True, exist_ok=True)
         write_report(DOCS / "autoguidance.json", ratios, rows)
-        (DOCS / "autoguidance_table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        insert_tables(DOCS / "autoguidance.md", "\n".join(lines))
         shown = ("none", "cfg 3.0", "ag early 2.0", "cfg 2.0 + ag early 1.5")
         contact_sheet(DOCS / "autoguidance.png", [drawn[name] for name in shown])
 

@@ -17,13 +17,12 @@ from demo.toy.distribution import Mixture, mixture
 from demo.toy.model import EnergyNet
 from demo.toy.sample import SIGMA_MAX, Denoiser, denoise_at_higher_sigma, guided, heun, noise_levels, score_at_higher_sigma, truncated
 from demo.toy.train import load, train
-from tools.report import arguments, write_report
+from tools.report import arguments, insert_tables, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "demo" / "runs" / "toy"
 MAIN_WIDTH, MAIN_ITERATIONS = 64, 4096
 GUIDE_WIDTH, GUIDE_ITERATIONS = 32, 512
-TABLES_BEGIN, TABLES_END = "<!-- tables, written by `python dev.py evidence toy` -->", "<!-- end of tables -->"
 DATA, NONE, PAPER, CFG = "ideal denoiser", "no guidance", "autoguidance: half the width, 512 steps", "CFG: guide of both classes"
 
 
@@ -177,13 +176,6 @@ def tables(summary: dict, verdicts: list[dict]) -> str:
     for v in verdicts:
         lines.append(f"| {v['oracle']} | {v['claim']} | {v['held']} of {v['seeds']} | {'PASS' if v['pass'] else 'FAIL'} |")
     return "\n".join(lines)
-
-
-def insert_tables(page: Path, text: str) -> None:
-    """Replaces the tables of the evidence page and leaves its words alone; makes the page when there is none."""
-    before, _, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(TABLES_BEGIN)
-    after = rest.partition(TABLES_END)[2] or "\n"
-    page.write_text(f"{before}{TABLES_BEGIN}\n\n{text}\n\n{TABLES_END}{after}", encoding="utf-8")
 
 
 def panels(samples: dict) -> list[tuple[str, torch.Tensor]]:
