@@ -28,7 +28,8 @@ def _options() -> list[io.DynamicCombo.Option]:
     block_skip = [
         _blocks(
             "Skip-layer guidance: SD3.5 medium uses layers 7-9, weight 3.8, in the first 20 % of the steps, beside CFG. "
-            "A small network takes it badly: in our 2-D toy a skipped layer gave 3 % outliers in one training seed and 42 % in the other (10 and 15 % without)."
+            "A small network takes it badly: in our 2-D toy a skipped layer gave "
+            "3 % outliers in one training seed and 42 % in the other (10 and 15 % without)."
         )
     ]
     stochastic_block_skip = [
