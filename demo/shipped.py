@@ -19,7 +19,17 @@ def _file(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"Shapes weights {path.name} are missing from {path.parent}; reinstall the pack, it is incomplete.")
-    return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    sd, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    return _from_8_bits(sd), metadata
+
+
+def _from_8_bits(sd: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Undoes `in_8_bits` of `demo/train/export.py`: int8 rows times their scale; everything else as it is."""
+    scales = {key: sd.pop(key) for key in [key for key in sd if key.endswith(".scale")]}
+    for key, scale in scales.items():
+        rows = sd[key.removesuffix(".scale")]
+        sd[key.removesuffix(".scale")] = rows.to(torch.float16) * scale.view(-1, *[1] * (rows.ndim - 1))
+    return sd
 
 
 def load_model(name: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

@@ -1,9 +1,9 @@
 """The nodes of the pack: one module per family, each with a `NODES` list; this file only collects them."""
 
-from . import autoguidance, trace, weaker_version
+from . import autoguidance, shapes, trace, weaker_version
 from ._api import ComfyExtension, io
 
-FAMILIES = [autoguidance, weaker_version, trace]
+FAMILIES = [autoguidance, weaker_version, trace, shapes]
 
 
 class GuidanceLab(ComfyExtension):

@@ -1,5 +1,7 @@
 """Writes `demo/weights/` from finished runs: fp16 safetensors, each with what it needs to be rebuilt. Run: python dev.py train export
 
+The two guides are kept in 8 bits per weight with one scale per row, or Shapes would not fit into its 40 MB.
+
 The VAE is exported so that its latents have mean 0 and SD1.5's scale per channel (folded into its 1×1 convolutions), because that is
 the space the diffusion models were trained in: `ShapesLatent` is then SD1.5's latent format unchanged.
 """
@@ -30,9 +32,25 @@ def fold_latent_scale(vae, mean: torch.Tensor, std: torch.Tensor, scale: float) 
 
 def write(name: str, sd: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     WEIGHTS.mkdir(exist_ok=True)
-    half = {k: v.to(torch.float16).contiguous() for k, v in sd.items()}
-    safetensors.torch.save_file(half, WEIGHTS / f"{name}.safetensors", metadata)
-    print(f"{name}: {sum(v.numel() for v in half.values()) / 1e6:.2f} M parameters")
+    kept = {k: v.contiguous() if v.dtype == torch.int8 else v.to(torch.float16).contiguous() for k, v in sd.items()}
+    path = WEIGHTS / f"{name}.safetensors"
+    safetensors.torch.save_file(kept, path, metadata)
+    path.chmod(0o644)
+    print(f"{name}: {sum(v.numel() for v in kept.values()) / 1e6:.2f} M parameters, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def in_8_bits(sd: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Matrices and kernels as int8 rows with a scale each, under `NAME` and `NAME.scale`; `demo.shipped` takes them back."""
+    small = {}
+    for key, value in sd.items():
+        if value.ndim < 2:
+            small[key] = value
+            continue
+        scale = (value.flatten(1).abs().amax(1) / 127).clamp(min=1e-8).to(torch.float16)
+        shape = (-1, *[1] * (value.ndim - 1))
+        small[key] = (value / scale.float().view(shape)).round().clamp(-127, 127).to(torch.int8)
+        small[f"{key}.scale"] = scale
+    return small
 
 
 def main() -> None:
@@ -47,8 +65,10 @@ def main() -> None:
     write("text", torch.load(RUNS / "text" / "last.pt", weights_only=True)["model"])
     for name, size, run in (("main", MAIN, "main"), ("small", SMALL, "small")):
         average = torch.load(RUNS / run / "last.pt", weights_only=True)["average"]
-        write(name, {k.removeprefix("module."): v for k, v in average.items()}, {"unet": json.dumps(size)})
-    write("early", torch.load(RUNS / "main" / f"step{args.early}.pt", weights_only=True), {"unet": json.dumps(MAIN)})
+        sd = {k.removeprefix("module."): v for k, v in average.items()}
+        write(name, sd if name == "main" else in_8_bits(sd), {"unet": json.dumps(size)})
+    early = torch.load(RUNS / "main" / f"step{args.early}.pt", weights_only=True)
+    write("early", in_8_bits(early), {"unet": json.dumps(MAIN)})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""Shapes: the tiny models that ship with the pack, so that every example workflow runs anywhere in seconds."""
+
+import folder_paths
+
+from ..demo import shipped
+from ._api import io
+
+
+class ShapesDemoModels(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceLab_ShapesDemoModels",
+            display_name="Shapes Demo Models",
+            category="Guidance Lab/Shapes",
+            description=(
+                "The tiny diffusion models that ship with Guidance Lab. They draw 64×64 pictures of balls, cubes, stars, houses, cars and "
+                "lizards in seconds on any computer, so that every example workflow runs at once and every effect can be measured."
+            ),
+            search_aliases=["shapes", "demo model", "tiny model", "test checkpoint", "toy model"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(
+                    "model",
+                    tooltip="The main model: SD1.5's layout with 16 cross-attention layers, eps-prediction. Use 64×64 pixels, 12–20 steps.",
+                ),
+                io.Clip.Output(
+                    "clip",
+                    tooltip="Its text encoder. It knows captions such as 'a red striped cube left of a blue ball on white'; the help page "
+                    "lists every word.",
+                ),
+                io.Vae.Output("vae", tooltip="Its VAE: 8 pixels to a latent, 4 channels."),
+                io.Model.Output(
+                    "early_guide",
+                    tooltip="A guide for autoguidance: the same network early in the same training run.",
+                ),
+                io.Model.Output(
+                    "small_guide",
+                    tooltip="A guide for autoguidance: a smaller network, trained for a shorter time on the same pictures.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(
+            shipped.load_model("main"),
+            shipped.load_clip(folder_paths.get_folder_paths("embeddings")),
+            shipped.load_vae(),
+            shipped.load_model("early"),
+            shipped.load_model("small"),
+        )
+
+
+NODES = [ShapesDemoModels]

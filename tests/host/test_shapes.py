@@ -1,0 +1,93 @@
+"""The shipped Shapes models in the real host: they are ComfyUI's own objects, and the guides are weaker versions.
+
+How good they are is measured by `python dev.py evidence shapes`.
+"""
+
+import comfy.latent_formats
+import comfy.ldm.modules.attention
+import comfy.ldm.modules.diffusionmodules.openaimodel
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sd
+import numpy as np
+import pytest
+import torch
+
+from demo import shipped
+from demo.render import render
+from demo.sampling import encode
+from demo.world import random_scene
+
+
+@pytest.fixture
+def models(run_node):
+    with torch.inference_mode():  # as in a prompt, for the whole test
+        yield run_node("GuidanceLab_ShapesDemoModels")
+
+
+def test_outputs_are_the_hosts_own_objects(models):
+    model, clip, vae, early, small = models
+    for patcher in (model, early, small):
+        assert type(patcher.model.diffusion_model) is comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel
+        assert isinstance(patcher.model.latent_format, comfy.latent_formats.SD15)
+        assert isinstance(patcher.model.model_sampling, comfy.model_sampling.EPS)
+    assert isinstance(clip, comfy.sd.CLIP) and isinstance(vae, comfy.sd.VAE)
+    layers = [m for m in model.model.diffusion_model.modules() if isinstance(m, comfy.ldm.modules.attention.BasicTransformerBlock)]
+    assert len(layers) == 16
+    assert small.model_size() < model.model_size()
+    assert early.model_size() == model.model_size()
+    assert len({id(patcher.model) for patcher in (model, early, small)}) == 3
+
+
+def test_everything_shipped_is_under_40_megabytes():
+    assert sum(path.stat().st_size for path in shipped.WEIGHTS.iterdir()) < 40e6
+
+
+def test_weights_that_are_missing_are_named(monkeypatch, tmp_path, run_node):
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="main.safetensors"):
+        shipped.load_model("main")
+    with pytest.raises(ValueError, match="there is main, early, small"):
+        shipped.load_model("large")
+
+
+def test_the_prompt_works_as_in_comfyui(models):
+    clip = models[1]
+    plain = clip.encode_from_tokens(clip.tokenize("a red cube on white"))
+    assert plain.shape == (1, 24, 128)
+    assert not torch.equal(plain, clip.encode_from_tokens(clip.tokenize("a (red:1.5) cube on white")))
+    long = clip.encode_from_tokens(clip.tokenize(" ".join(["a red cube"] * 12)))
+    assert long.shape == (1, 48, 128)
+
+
+def test_the_vae_has_the_latent_scale_of_sd15(models):
+    """Exported latents are mean 0, deviation 1 after SD1.5's latent format, and decoding undoes encoding."""
+    vae = models[2]
+    rng = np.random.default_rng(11)
+    pixels = torch.from_numpy(np.stack([render(random_scene(rng)) for _ in range(200)])).float() / 255
+    latents = vae.encode(pixels)
+    scaled = models[0].model.process_latent_in(latents)
+    assert scaled.mean((0, 2, 3)).abs().max() < 0.15
+    assert (scaled.std((0, 2, 3)) - 1).abs().max() < 0.1
+    assert (vae.decode(latents) - pixels).abs().mean() < 0.04  # 0.2 and more when the scale is folded in wrongly
+
+
+def test_the_early_guide_is_a_weaker_version(models):
+    """Autoguidance needs a guide that is wrong in the same way but more: further from the pictures, at every noise level."""
+    model, clip, vae, early, small = models
+    rng = np.random.default_rng(12)
+    scenes = [random_scene(rng) for _ in range(64)]
+    context = encode(clip, [scene.caption for scene in scenes])
+    z = vae.encode(torch.from_numpy(np.stack([render(scene) for scene in scenes])).float() / 255)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+
+    def error(patcher, sigma: float) -> float:
+        comfy.model_management.load_models_gpu([patcher])
+        x0 = patcher.model.process_latent_in(z)
+        denoised = patcher.model.apply_model(x0 + sigma * noise, torch.full((len(z),), sigma), c_crossattn=context)
+        return (denoised - x0).square().mean().item()
+
+    for sigma in (0.3, 1.0, 4.0):
+        main = error(model, sigma)
+        assert main < error(early, sigma)
+        assert main < error(small, sigma)
