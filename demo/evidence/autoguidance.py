@@ -1,7 +1,8 @@
 """Autoguidance in Shapes: alignment, distance and diversity for none, CFG, CFG + interval, autoguidance, both, every Weaker Version.
 
 Every setting draws the same prompts from the same noise through the real nodes; pictures are kept in `demo/runs/`, so a run that was
-stopped goes on where it was. `--only NAME …` draws a part (two processes can share the work); without it the report follows.
+stopped goes on where it was. `--only NAME …` takes a part of the settings; `--draw` draws without a report: two processes can share
+the work so.
 """
 
 import hashlib
@@ -125,7 +126,8 @@ def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="draw these settings and stop")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these settings")
+    parser.add_argument("--draw", action="store_true", help="draw and keep the pictures, no report")
     parser.add_argument("--prompts", type=int, help="prompts per seed (1000, or 40 with --quick)")
     args = parser.parse_args()
     count = args.prompts or (40 if args.quick else 1000)
@@ -150,7 +152,7 @@ def main() -> None:
             path.with_suffix(".tmp.npz").replace(path)
             print(f"{name}: {len(pictures)} pictures in {time.time() - began:.0f} s", flush=True)
         drawn[name] = np.load(path)["pictures"]
-    if args.only:
+    if args.draw:
         return
     scenes = prompts * len(SEEDS)
     fresh = [np.stack([render(place_again(s, np.random.default_rng([78, k, i]))) for i, s in enumerate(scenes)]) for k in range(2)]
@@ -173,7 +175,7 @@ def main() -> None:
         write_report(DOCS / "autoguidance.json", ratios, rows)
         insert_tables(DOCS / "autoguidance.md", "\n".join(lines))
         shown = ("none", "cfg 3.0", "ag early 2.0", "cfg 2.0 + ag early 1.5")
-        contact_sheet(DOCS / "autoguidance.png", [drawn[name] for name in shown])
+        contact_sheet(DOCS / "autoguidance.png", [drawn[name] for name in shown if name in drawn])
 
 
 if __name__ == "__main__":
