@@ -32,7 +32,9 @@ def test_serve_stops_its_server(comfyui, tmp_path, sent):
     port = free_port()
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "TMPDIR": str(tmp_path)}
     command = [sys.executable, ROOT / "dev.py", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # as from a terminal: a background job of a script hands down an ignored SIGINT
+    at_terminal = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=at_terminal)
     try:
         assert any("Ctrl-C stops it" in line for line in process.stderr)
         assert answers(port)
