@@ -128,7 +128,7 @@ class ShapesTokenizer(SD1Tokenizer):
 
 
 class ShapesLatent(comfy.latent_formats.SD15):
-    """SD1.5's latent scale (the VAE is exported so that its latents have it), with the linear preview measured on our VAE."""
+    """SD1.5's latent scale, which the VAE is exported to have. The linear preview is SD1.5's too: right shapes, wrong colours."""
 
 
 class ShapesConfig(comfy.supported_models.SD15):
