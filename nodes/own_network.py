@@ -1,0 +1,44 @@
+"""Networks that the pack builds itself, made fit for gradients and for ComfyUI's memory management."""
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a normal tensor on the same storage when it was made under inference mode (autograd refuses those)."""
+    if not tensor.is_inference():
+        return tensor.detach()
+    with torch.inference_mode(False):
+        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def managed(module: torch.nn.Module) -> ModelPatcher:
+    """The module, frozen and in eval mode, as a model that ComfyUI loads on the device and offloads.
+
+    Inference tensors in it are replaced by normal ones on the same storage. bfloat16 on a device that computes in it, else float32.
+    """
+    device = comfy.model_management.get_torch_device()
+    dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
+    with torch.inference_mode(False), torch.no_grad():
+        for part in module.modules():
+            for name, value in part._parameters.items():
+                if value is not None:
+                    part._parameters[name] = torch.nn.Parameter(plain(value), requires_grad=False)
+            for name, value in part._buffers.items():
+                if value is not None:
+                    part._buffers[name] = plain(value)
+        module.to(dtype).eval()
+    return ModelPatcher(module, load_device=device, offload_device=comfy.model_management.text_encoder_offload_device())
+
+
+def dtype_of(module: torch.nn.Module) -> torch.dtype:
+    """The dtype that the module's weights compute in."""
+    return next(p.dtype for p in module.parameters() if p.is_floating_point())
+
+
+def normalised(view: torch.Tensor, mean, std) -> torch.Tensor:
+    """(view - mean) / std for each channel; view [B, 3, H, W] in 0..1. Differentiable: no rounding, no clamp."""
+    mean, std = (torch.tensor(c, dtype=view.dtype, device=view.device)[:, None, None] for c in (mean, std))
+    return (view - mean) / std
