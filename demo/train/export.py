@@ -53,10 +53,39 @@ def in_8_bits(sd: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return small
 
 
+def write_clip() -> None:
+    """The image tower and the text projection of the CLIP; its text tower is the text encoder's file."""
+    state = torch.load(RUNS / "clip" / "last.pt", weights_only=True)
+    text = torch.load(RUNS / "text" / "last.pt", weights_only=True)["model"]
+    sd = {f"visual.{key}": value for key, value in state["visual"].items()}
+    # The end token's state was trained through the encoder's own projection; the CLIP's comes after it.
+    sd["text_projection"] = (state["projection"]["weight"] @ text["text_projection.weight"]).T
+    sd["logit_scale"] = state["temperature"]["logit_scale"]
+    write("clip", sd)
+
+
+def write_noised_clip() -> None:
+    """Both towers of the noise-aware CLIP in 8 bits, under `image.` and `text.` and the names of GLIDE's files."""
+    state = torch.load(RUNS / "noised_clip" / "last.pt", weights_only=True)["model"]
+    sd = {}
+    for key, value in state.items():
+        key = key.replace("_encoder.", ".", 1).removesuffix(".bias") + (".b" if key.endswith(".bias") else "")
+        if key.endswith(".weight"):
+            key = key.removesuffix("weight") + ("w" if value.ndim > 1 else "g")
+        sd[key] = value
+    write("noised_clip", in_8_bits(sd))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--early", type=int, required=True, help="step of the main run's snapshot to ship as the early guide")
+    parser.add_argument("--early", type=int, help="step of the main run's snapshot to ship as the early guide")
+    parser.add_argument("--only", choices=("clip", "noised_clip"), help="only this one")
     args = parser.parse_args()
+    if args.only:
+        {"clip": write_clip, "noised_clip": write_noised_clip}[args.only]()
+        return
+    if args.early is None:
+        parser.error("--early is needed to export the diffusion models")
     vae = autoencoder()
     vae.load_state_dict(torch.load(RUNS / "vae" / "last.pt", weights_only=True)["model"])
     measured = torch.load(RUNS / "latents.pt", weights_only=True)
@@ -69,6 +98,8 @@ def main() -> None:
         write(name, sd if name == "main" else in_8_bits(sd), {"unet": json.dumps(size)})
     early = torch.load(RUNS / "main" / f"step{args.early}.pt", weights_only=True)
     write("early", in_8_bits(early), {"unet": json.dumps(MAIN)})
+    write_clip()
+    write_noised_clip()
 
 
 if __name__ == "__main__":
