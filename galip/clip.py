@@ -97,12 +97,14 @@ class ImageEncoder(VisionTransformer):
     """The whole image tower, OpenAI's `visual.*`: what the discriminator sees, and the embedding of the CLIP loss.
 
     taps: blocks (0-based) after which the discriminator's features are taken; 1, 4, 8 in the paper.
+    normalise_twice: the official slip that `preprocess` tells of; False shows a CLIP the picture as it is.
     """
 
     def __init__(self, width: int = 768, layers: int = 12, grid: int = 7, patch: int = 32, embed_dim: int = 512,
-                 taps: tuple[int, ...] = (1, 4, 8)):
+                 taps: tuple[int, ...] = (1, 4, 8), normalise_twice: bool = True):
         super().__init__(width, layers, grid, patch)
         self.taps = taps
+        self.normalise_twice = normalise_twice
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
 
@@ -115,7 +117,8 @@ class ImageEncoder(VisionTransformer):
         side = self.grid * self.conv1.kernel_size[0]
         image = F.interpolate(image, size=(side, side), mode="nearest")
         image = image * 0.5 + 0.5
-        image = (image + 1) * 0.5
+        if self.normalise_twice:
+            image = (image + 1) * 0.5
         mean, std = (torch.tensor(v, dtype=image.dtype, device=image.device)[:, None, None] for v in (MEAN, STD))
         return (image - mean) / std
 

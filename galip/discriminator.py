@@ -48,13 +48,13 @@ class NetD(nn.Module):
 
 
 class NetC(nn.Module):
-    """Score of a feature map with a sentence. Two kernels of side 4 bring the 7x7 grid of ViT-B/32 to 1x1."""
+    """Score of a feature map with a sentence. Two kernels, of side 4 for the 7x7 grid of ViT-B/32, bring it to 1x1."""
 
-    def __init__(self, channels: int = 512, cond_dim: int = 512, hidden: int = 128, kernel: int = 4):
+    def __init__(self, channels: int = 512, cond_dim: int = 512, hidden: int = 128, kernel: int = 4, grid: int = 7):
         super().__init__()
         self.joint_conv = nn.Sequential(
             nn.Conv2d(channels + cond_dim, hidden, kernel, bias=False), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(hidden, 1, kernel, bias=False))
+            nn.Conv2d(hidden, 1, grid - kernel + 1, bias=False))
 
     def forward(self, x: torch.Tensor, sentence: torch.Tensor) -> torch.Tensor:
         """[B, channels, h, w], raw sentence embedding [B, cond_dim] -> [B, 1, 1, 1] on the grid it was built for."""
