@@ -1,0 +1,184 @@
+"""A prompt per layer in diffusion transformers with true cross-attention: how each family makes its blocks' text from a context.
+
+Where a UNet layer takes the text encoder's output as it is, these networks first project it (and add tokens, masks, a second text). So
+each family has one function that does to a layer's text what its network does to the base prompt, and puts the result at its blocks by
+ComfyUI's hooks. All of them are checked class by class: a subclass may walk its blocks differently.
+"""
+
+import torch
+from comfy.ldm.anima.model import Anima
+from comfy.ldm.audio.dit import AudioDiffusionTransformer
+from comfy.ldm.cosmos.predict2 import MiniTrainDIT
+from comfy.ldm.hydit.models import HunYuanDiT
+from comfy.ldm.kandinsky5.model import Kandinsky5
+from comfy.ldm.lightricks.model import LTXVModel
+from comfy.ldm.wan.model import WanModel
+
+# What some text encoders give besides the context, under the names of the conditioning's options.
+COMPANIONS = ("attention_mask", "conditioning_mt5xl", "attention_mask_mt5xl", "t5xxl_ids", "t5xxl_weights")
+# Architectures whose text has positions, masks or a set length: a context repeated along its tokens is another text there.
+FIXED_LENGTH = ("ltxv", "hydit", "hydit1", "kandinsky5", "anima")
+
+
+def refuse_unknown(network: torch.nn.Module) -> None:
+    """ValueError for a network whose blocks cannot be given a text each."""
+    if type(network) not in _FAMILIES:
+        raise ValueError(
+            f"A prompt per layer is not possible for this model: the blocks of {type(network).__name__} take more than the one text "
+            "that its base model takes, or ComfyUI has no place to change it."
+        )
+    if type(network) is AudioDiffusionTransformer and any(layer.to_local_embed is not None for layer in network.transformer.layers):
+        raise ValueError(
+            "A prompt per layer is not possible for this audio model: ComfyUI's block hook would drop its local conditioning, "
+            "which only Stable Audio 1 does without."
+        )
+
+
+def with_layer_texts(reader, network: torch.nn.Module, options: dict, context: torch.Tensor) -> dict:
+    """A copy of `transformer_options` that gives each block its own text.
+
+    reader: `cross_attention.LayerReader`. context: the base prompt [rows, T, D] as the network gets it.
+    """
+    return _FAMILIES[type(network)](reader, network, options, context)
+
+
+def _replace_blocks(reader, count: int, options: dict, change) -> dict:
+    """`change(args, picks)` → the arguments of a block that reads these texts, at every block that has a text of its own."""
+    table = options.get("patches_replace", {})
+    blocks = dict(table.get("dit", {}))
+
+    def replacement(picks, inner):
+        def run(args, extra):
+            changed = {**args, **change(args, picks)}
+            if inner is not None:
+                return inner(changed, extra)
+            out = extra["original_block"](changed)
+            return out if isinstance(out, dict) else {"x": out}  # Kandinsky's blocks give the bare tensor
+
+        return run
+
+    for i in range(count):
+        place = ("double_block", i)
+        picks = reader.picks(place)
+        if any(picks):
+            blocks[place] = replacement(picks, blocks.get(place))
+    return {**options, "patches_replace": {**table, "dit": blocks}}
+
+
+def _wan(reader, network, options, context):
+    """Tokens of an image prompt come first and are the same for all layers."""
+
+    def change(args, picks):
+        def make(text, base, rows):
+            own = network.text_embedding(reader.tensor(text, "cross_attn", base.shape[0]))
+            return torch.cat((base[:, : base.shape[1] - context.shape[1]], own), dim=1)
+
+        return {"txt": reader.rows(picks, args["txt"], make)}
+
+    return _replace_blocks(reader, len(network.blocks), options, change)
+
+
+def _ltxv(reader, network, options, context):
+    """The padding of each text is masked by its own mask."""
+
+    def change(args, picks):
+        def make(text, base, rows):
+            own = reader.tensor(text, "cross_attn", base.shape[0])
+            return network._prepare_context(own, base.shape[0], args["img"])[0]
+
+        def make_mask(text, base, rows):
+            mask = reader.tensor(text, "attention_mask", base.shape[0])
+            return torch.zeros_like(base) if mask is None else network._prepare_attention_mask(mask, args["img"].dtype)
+
+        changed = {"txt": reader.rows(picks, args["txt"], make)}
+        if args["attention_mask"] is not None:
+            changed["attention_mask"] = reader.rows(picks, args["attention_mask"], make_mask, "mask")
+        return changed
+
+    return _replace_blocks(reader, len(network.transformer_blocks), options, change)
+
+
+def _hunyuan_dit(reader, network, options, context):
+    """Two texts, CLIP's and T5's, whose padding is replaced by learned tokens, one after the other."""
+
+    def change(args, picks):
+        def make(text, base, rows):
+            clip, mask, t5, t5_mask = (
+                reader.tensor(text, key, base.shape[0])
+                for key in ("cross_attn", "attention_mask", "conditioning_mt5xl", "attention_mask_mt5xl")
+            )
+            padding = network.text_embedding_padding.to(clip)
+            t5 = network.mlp_t5(t5.flatten(0, 1)).unflatten(0, t5.shape[:2])
+            clip = _padded(clip, mask, padding[: network.text_len])
+            return torch.cat((clip, _padded(t5, t5_mask, padding[network.text_len :])), dim=1)
+
+        return {"txt": reader.rows(picks, args["txt"], make)}
+
+    return _replace_blocks(reader, len(network.blocks), options, change)
+
+
+def _padded(context: torch.Tensor, mask: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+    """[B, T, D] with the last tokens replaced by `padding` [P, D] where `mask` [B, T] is 0."""
+    count = padding.shape[0]
+    last = torch.where(mask[:, -count:].bool().unsqueeze(2), context[:, -count:], padding)
+    return torch.cat((context[:, :-count], last), dim=1)
+
+
+def _stable_audio(reader, network, options, context):
+    """The last two tokens are the start and the length of the sound, the same for all layers."""
+
+    def change(args, picks):
+        def make(text, base, rows):
+            return torch.cat((network.to_cond_embed(reader.tensor(text, "cross_attn", base.shape[0])), base[:, -2:]), dim=1)
+
+        return {"txt": reader.rows(picks, args["txt"], make)}
+
+    return _replace_blocks(reader, len(network.transformer.layers), options, change)
+
+
+def _kandinsky(reader, network, options, context):
+    """Each text runs through the text blocks before the picture's blocks read it."""
+
+    def change(args, picks):
+        def make(text, base, rows):
+            own = network.text_embeddings(reader.tensor(text, "cross_attn", base.shape[0]))
+            freqs = network.rope_encode_1d(own.shape[1], device=own.device, dtype=own.dtype, transformer_options=options)
+            for block in network.text_transformer_blocks:
+                own = block(own, args["time_embed"][rows], freqs, transformer_options=options)
+            return own
+
+        return {"context": reader.rows(picks, args["context"], make)}
+
+    return _replace_blocks(reader, len(network.visual_transformer_blocks), options, change)
+
+
+def _cosmos(reader, network, options, context):
+    """Keys and values of the cross-attention come from the layer's context; the hook is the attention's, not the block's."""
+
+    def make(text, base, rows):
+        own = reader.tensor(text, "cross_attn", base.shape[0])
+        if isinstance(network, Anima) and "t5xxl_ids" in text:
+            ids = reader.tensor({"ids": text["t5xxl_ids"].unsqueeze(0)}, "ids", base.shape[0])
+            weights = text.get("t5xxl_weights")
+            weights = None if weights is None else weights.unsqueeze(0).unsqueeze(-1).to(own)
+            own = network.preprocess_text_embeds(own, ids, t5xxl_weights=weights)
+        return own
+
+    def patch(q, k, v, pe=None, attn_mask=None, extra_options=None):
+        picks = reader.picks(("double_block", extra_options["block_index"]))
+        own = reader.rows(picks, k, make)
+        return {} if own is k else {"k": own, "v": own}
+
+    patches = options.get("patches", {})
+    return {**options, "patches": {**patches, "attn2_patch": [patch, *patches.get("attn2_patch", [])]}}
+
+
+_FAMILIES = {
+    WanModel: _wan,
+    LTXVModel: _ltxv,
+    HunYuanDiT: _hunyuan_dit,
+    AudioDiffusionTransformer: _stable_audio,
+    Kandinsky5: _kandinsky,
+    MiniTrainDIT: _cosmos,
+    Anima: _cosmos,
+}
