@@ -83,7 +83,7 @@ def pictures(indices: np.ndarray, decoded: torch.Tensor, generator: torch.Genera
     """
     x = decoded[torch.from_numpy(indices)].float() / 255
     for row in range(0, len(indices), 3):
-        x[row] = torch.from_numpy(render(scene(int(indices[row])))).permute(2, 0, 1).float() / 255
+        x[row] = torch.tensor(render(scene(int(indices[row])))).permute(2, 0, 1).float() / 255
     blurred = slice(1, None, 3)
     small = int(torch.randint(12, 48, (), generator=generator))
     low = F.interpolate(x[blurred], size=(small, small), mode="bilinear", antialias=True)
@@ -104,7 +104,7 @@ def right_answers(image, text, count: int = 400) -> dict[str, float]:
     """
     rng = np.random.default_rng(99)
     scenes = [scene(SCENES + i) for i in range(count)]
-    images = F.normalize(image(torch.stack([torch.from_numpy(render(s)).permute(2, 0, 1).float() / 255 for s in scenes])), dim=-1)
+    images = F.normalize(image(torch.stack([torch.tensor(render(s)).permute(2, 0, 1).float() / 255 for s in scenes])), dim=-1)
     result = {}
     for kind in CHANGES:
         pairs = [(i, s.caption, t.caption) for i, s in enumerate(scenes) if (t := changed(s, kind, rng)) is not None]

@@ -1,0 +1,111 @@
+"""Trains a small GALIP on Shapes with the frozen Shapes CLIP. Run: python dev.py train galip
+
+The step is the paper's (`galip.training`). What differs from the official set-up, because this is minutes on one core and not days on
+eight GPUs: higher learning rates, a batch of 32, and pictures drawn with an exponential moving average of the generator's weights.
+`--without-clip-d` and `--without-clip-g` train the paper's ablations into runs of their own.
+"""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+
+from demo.evidence.autoguidance import contact_sheet
+from demo.galip import DIMS, draw, image_encoder, networks, noise, put_in_clip
+from demo.read import judge, read
+from demo.render import render
+from demo.train.diffusion import SCENES, Average, scene
+from demo.train.text import encoder as text_encoder
+from demo.train.text import loose_caption, tokens
+from demo.training import RUNS, Run
+from demo.world import parse, random_scene
+from galip.training import Trainer
+
+LR_G, LR_D = 4e-4, 1e-3
+NORMALISE_TWICE = True
+
+
+def clip_snapshot() -> dict:
+    """The CLIP that every GALIP run uses: `clip`'s last checkpoint as it was when the first of them began."""
+    path = RUNS / "galip" / "clip.pt"
+    if not path.exists():
+        state = torch.load(RUNS / "clip" / "last.pt", weights_only=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({key: state[key] for key in ("visual", "projection", "step")}, path)
+    return torch.load(path, weights_only=True)
+
+
+class Sentences:
+    """Captions → sentence embeddings [N, 128] of the Shapes CLIP: projected, not normalised."""
+
+    def __init__(self, projection: torch.Tensor):
+        self.text = text_encoder()
+        self.text.load_state_dict(torch.load(RUNS / "text" / "last.pt", weights_only=True)["model"])
+        self.text.eval().requires_grad_(False)
+        self.projection = projection
+
+    @torch.no_grad()
+    def __call__(self, captions: list[str]) -> torch.Tensor:
+        return self.text(tokens(captions))[2] @ self.projection.T
+
+
+def real_batch(step: int, size: int) -> tuple[torch.Tensor, list[str]]:
+    """Pictures of the diffusion model's training scenes in [-1, 1], [B, 3, 64, 64], and their captions."""
+    rng = np.random.default_rng([7, step])
+    scenes = [scene(int(i)) for i in rng.integers(0, SCENES, size)]
+    pictures = torch.from_numpy(np.stack([render(s) for s in scenes]))
+    return pictures.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1, [loose_caption(s, rng)[0] for s in scenes]
+
+
+def look(run: Run, generator, sentences: Sentences, count: int) -> None:
+    """Reads `count` samples of one-thing prompts, adds the scores to the log, and keeps a contact sheet and the generator."""
+    rng = np.random.default_rng(41)
+    scenes = [parse(random_scene(rng, 1).caption) for _ in range(count)]
+    pictures = draw(generator, sentences([s.caption for s in scenes]), noise(count, 41))
+    rows = [judge(s, read(p)) for s, p in zip(scenes, pictures, strict=True)]
+    scores = {key: round(float(np.mean([row[key] for row in rows])), 3) for key in ("object", "colour", "texture", "background", "all")}
+    row = {"step": run.step, "samples": count} | scores
+    with open(run.folder / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write(json.dumps(row) + "\n")
+    print(row, flush=True)
+    contact_sheet(run.folder / f"step{run.step:05}.png", [pictures[i : i + 12] for i in range(0, 48, 12)])
+    torch.save({key: value.half() for key, value in generator.state_dict().items()}, run.folder / f"step{run.step:05}.pt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--look", type=int, default=500, help="steps between two looks at samples")
+    parser.add_argument("--without-clip-d", action="store_true", help="ablation: the discriminator sees pixels, not CLIP features")
+    parser.add_argument("--without-clip-g", action="store_true", help="ablation: no CLIP inside the generator")
+    parser.add_argument("--once", action="store_true", help="CLIP sees pictures normalised once, not twice as in the official code")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clip = clip_snapshot()
+    encoder = image_encoder(clip["visual"], NORMALISE_TWICE and not args.once)
+    sentences = Sentences(clip["projection"]["weight"])
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        generator, netd, netc = networks(not args.without_clip_g, not args.without_clip_d)
+    put_in_clip(generator, encoder)
+    for part in (encoder, generator, netd, netc):
+        part.to(device)
+    trainer = Trainer(generator, netd, netc, encoder, LR_G, LR_D, autocast=torch.bfloat16, clip_features=not args.without_clip_d)
+    average = Average(generator)
+    name = "galip" + "-without-clip-d" * args.without_clip_d + "-without-clip-g" * args.without_clip_g + "-once" * args.once
+    run = Run(name, {"trainer": trainer, "average": average}, every=100)
+    while run.step < args.steps:
+        real, captions = real_batch(run.step, args.batch)
+        codes = torch.randn(args.batch, DIMS.nz, generator=torch.Generator().manual_seed(run.step))
+        terms = trainer.step(real.to(device), sentences(captions).to(device), codes.to(device))
+        average.update(generator, run.step)
+        run.done(args.batch, **{key: value.item() for key, value in terms.items()})
+        if run.step % args.look == 0:
+            look(run, average.module, sentences, 200)
+    run.save()
+
+
+if __name__ == "__main__":
+    main()
