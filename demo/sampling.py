@@ -23,20 +23,21 @@ def draw(
     steps: int = 12,
     sampler: str = "dpmpp_2m",
     scheduler: str = "karras",
+    noise: torch.Tensor | None = None,
 ) -> np.ndarray:
     """One picture for every context row: uint8 [N, 64, 64, 3].
 
     `empty` [1, tokens, width] is the context of the empty prompt. Batch i draws its noise from seed + i, so two models that are drawn
-    with one seed start from the same noise.
+    with one seed start from the same noise; `noise` [N, 4, 8, 8] takes the place of all that.
     """
     pictures = []
     for i, start in enumerate(range(0, len(contexts), BATCH)):
         context = contexts[start : start + BATCH]
         latent = torch.zeros(len(context), 4, 8, 8)
-        noise = comfy.sample.prepare_noise(latent, seed + i)
+        start_noise = comfy.sample.prepare_noise(latent, seed + i) if noise is None else noise[start : start + BATCH]
         positive, negative = [[context, {}]], [[empty.expand_as(context), {}]]
         sampled = comfy.sample.sample(
-            model, noise, steps, cfg, sampler, scheduler, positive, negative, latent, disable_pbar=True, seed=seed + i
+            model, start_noise, steps, cfg, sampler, scheduler, positive, negative, latent, disable_pbar=True, seed=seed + i
         )
         decoded = vae.decode(sampled).clamp(0, 1)
         pictures.append((decoded * 255).round().byte().cpu().numpy())

@@ -15,11 +15,16 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 MODELS = ("main", "early", "small")
 
 
-def _file(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def weights_file(name: str) -> Path:
+    """Where these weights lie. Raises FileNotFoundError when the pack is incomplete."""
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"Shapes weights {path.name} are missing from {path.parent}; reinstall the pack, it is incomplete.")
-    sd, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    return path
+
+
+def _file(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    sd, metadata = comfy.utils.load_torch_file(str(weights_file(name)), safe_load=True, return_metadata=True)
     return _from_8_bits(sd), metadata
 
 

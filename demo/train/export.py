@@ -15,7 +15,9 @@ import torch
 from demo.models import ShapesLatent, autoencoder
 from demo.shipped import WEIGHTS
 from demo.train.diffusion import MAIN, SMALL
+from demo.train.galip import averaged, snapshots
 from demo.training import RUNS
+from galip import save_generator
 
 
 def fold_latent_scale(vae, mean: torch.Tensor, std: torch.Tensor, scale: float) -> None:
@@ -76,13 +78,21 @@ def write_noised_clip() -> None:
     write("noised_clip", in_8_bits(sd))
 
 
+def write_galip() -> None:
+    """The generator with its own CLIP image tower, in the layout that GALIP Loader reads."""
+    path = WEIGHTS / "galip.safetensors"
+    save_generator(averaged("galip", max(snapshots("galip"))), path, torch.float16)
+    path.chmod(0o644)
+    print(f"galip: step {max(snapshots('galip'))}, {path.stat().st_size / 1e6:.1f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--early", type=int, help="step of the main run's snapshot to ship as the early guide")
-    parser.add_argument("--only", choices=("clip", "noised_clip"), help="only this one")
+    parser.add_argument("--only", choices=("clip", "noised_clip", "galip"), help="only this one")
     args = parser.parse_args()
     if args.only:
-        {"clip": write_clip, "noised_clip": write_noised_clip}[args.only]()
+        {"clip": write_clip, "noised_clip": write_noised_clip, "galip": write_galip}[args.only]()
         return
     if args.early is None:
         parser.error("--early is needed to export the diffusion models")
@@ -100,6 +110,7 @@ def main() -> None:
     write("early", in_8_bits(early), {"unet": json.dumps(MAIN)})
     write_clip()
     write_noised_clip()
+    write_galip()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from demo.evidence.autoguidance import contact_sheet
-from demo.galip import DIMS, draw, image_encoder, networks, noise, put_in_clip
+from demo.galip import DIMS, draw, fold_projection, image_encoder, networks, noise, put_in_clip
 from demo.read import judge, read
 from demo.render import render
 from demo.train.diffusion import SCENES, Average, scene
@@ -20,6 +20,7 @@ from demo.train.text import encoder as text_encoder
 from demo.train.text import loose_caption, tokens
 from demo.training import RUNS, Run
 from demo.world import parse, random_scene
+from galip import Generator
 from galip.training import Trainer
 
 LR_G, LR_D = 4e-4, 1e-3
@@ -58,7 +59,7 @@ def real_batch(step: int, size: int) -> tuple[torch.Tensor, list[str]]:
     return pictures.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1, [loose_caption(s, rng)[0] for s in scenes]
 
 
-def look(run: Run, generator, sentences: Sentences, count: int) -> None:
+def look(run: Run, generator: Generator, sentences: Sentences, count: int) -> None:
     """Reads `count` samples of one-thing prompts, adds the scores to the log, and keeps a contact sheet and the generator."""
     rng = np.random.default_rng(41)
     scenes = [parse(random_scene(rng, 1).caption) for _ in range(count)]
@@ -71,6 +72,21 @@ def look(run: Run, generator, sentences: Sentences, count: int) -> None:
     print(row, flush=True)
     contact_sheet(run.folder / f"step{run.step:05}.png", [pictures[i : i + 12] for i in range(0, 48, 12)])
     torch.save({key: value.half() for key, value in generator.state_dict().items()}, run.folder / f"step{run.step:05}.pt")
+
+
+def snapshots(name: str) -> set[int]:
+    """Steps at which a run kept its generator."""
+    return {int(path.stem[4:]) for path in (RUNS / name).glob("step*.pt")}
+
+
+def averaged(name: str, step: int, clip_in_g: bool = True) -> Generator:
+    """The generator that run `name` kept at `step`, for the pooled output of the text encoder as Shapes ships it."""
+    generator = networks(clip_in_g)[0]
+    state = torch.load(RUNS / name / f"step{step:05}.pt", weights_only=True)
+    generator.load_state_dict({key: value.float() for key, value in state.items()})
+    text = torch.load(RUNS / "text" / "last.pt", weights_only=True)["model"]
+    fold_projection(generator, (clip_snapshot()["projection"]["weight"] @ text["text_projection.weight"]).T)
+    return generator
 
 
 def main() -> None:
