@@ -1,11 +1,11 @@
 """Per-layer contexts against independent passes of the same network: the right text at the right layer, exactly."""
 
 import pytest
-import torch
-
 import tiny_networks
-from guidance_lab.nodes.host.cross_attention import layer_table, read_layer_prompts
+import torch
 from per_block_tools import attentions, conditioning, contexts_by_hook
+
+from guidance_lab.nodes.host.cross_attention import layer_table, read_layer_prompts
 
 SIGMA = 3.0
 
