@@ -24,7 +24,7 @@ def negative_log_density(tokens: torch.Tensor, vocabulary: torch.Tensor, bandwid
     _require_bandwidth(bandwidth)
     count, width = vocabulary.shape
     exponents = _squared_distances(tokens, vocabulary) / (-2 * bandwidth**2)
-    return -torch.logsumexp(exponents, dim=1) + math.log(count) + width / 2 * math.log(2 * math.pi * bandwidth**2)
+    return -torch.logsumexp(exponents, dim=1) + _normalisation(count, width, bandwidth)
 
 
 def density_gradient(tokens: torch.Tensor, vocabulary: torch.Tensor, bandwidth: float) -> torch.Tensor:
@@ -32,6 +32,20 @@ def density_gradient(tokens: torch.Tensor, vocabulary: torch.Tensor, bandwidth: 
     _require_bandwidth(bandwidth)
     weights = torch.softmax(_squared_distances(tokens, vocabulary) / (-2 * bandwidth**2), dim=1)
     return (tokens - weights @ vocabulary) / bandwidth**2
+
+
+def word_densities(vocabulary: torch.Tensor, bandwidth: float, count: int = 256) -> torch.Tensor:
+    """-log p of up to `count` words, evenly spread over the vocabulary [V, d], among all the others: what is usual for a word.
+
+    A word is left out of its own density, which it would dominate: in 768 dimensions the others are far away. ValueError below 2 words.
+    """
+    _require_bandwidth(bandwidth)
+    if len(vocabulary) < 2:
+        raise ValueError("The density of a word needs other words to compare it with.")
+    chosen = torch.linspace(0, len(vocabulary) - 1, min(count, len(vocabulary))).round().long()
+    exponents = _squared_distances(vocabulary[chosen], vocabulary) / (-2 * bandwidth**2)
+    exponents[torch.arange(len(chosen)), chosen] = -math.inf
+    return -torch.logsumexp(exponents, dim=1) + _normalisation(len(vocabulary) - 1, vocabulary.shape[1], bandwidth)
 
 
 def nearest_tokens(tokens: torch.Tensor, vocabulary: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,6 +67,10 @@ def _squared_distances(tokens: torch.Tensor, vocabulary: torch.Tensor) -> torch.
     # |e|^2 - 2 e.v + |v|^2 as one matrix product; [m, V, d] differences would need gigabytes for CLIP's 49408 words.
     squares = tokens.square().sum(1, keepdim=True) + vocabulary.square().sum(1)
     return (squares - 2 * tokens @ vocabulary.T).clamp_min(0)
+
+
+def _normalisation(count: int, width: int, bandwidth: float) -> float:
+    return math.log(count) + width / 2 * math.log(2 * math.pi * bandwidth**2)
 
 
 def _require_bandwidth(bandwidth: float) -> None:

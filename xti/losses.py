@@ -5,14 +5,20 @@ import torch
 from .density import negative_log_density
 
 
-def reconstruction_loss(x0_prediction: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Textual inversion's loss E|eps - eps_theta|^2 from x0 predictions, a scalar.
+def reconstruction_loss(x0_prediction: torch.Tensor, x0: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Textual inversion's loss on what the network puts out, from x0 predictions, a scalar.
 
-    x0_prediction, x0: [B, ...]; sigma: [B], above 0. With x = x0 + sigma eps, x0_pred - x0 = -sigma (eps_pred - eps), so the
-    squared error is divided by sigma^2. For flow models the same division gives the loss on the velocity.
+    x0_prediction, x0: [B, ...]. scale: [B], above 0, by how much x0 moves when the output moves by 1, so that the squared error of x0
+    is divided by its square. It is sigma for eps prediction, x0 = x - sigma eps, and for the velocity of flow models;
+    `velocity_scale` for v prediction.
     """
-    weight = sigma.reshape(-1, *[1] * (x0.ndim - 1))
+    weight = scale.reshape(-1, *[1] * (x0.ndim - 1))
     return ((x0_prediction - x0) / weight).square().mean()
+
+
+def velocity_scale(sigma: torch.Tensor, sigma_data: float = 1.0) -> torch.Tensor:
+    """The scale of v prediction [B] (Salimans & Ho 2022): x0 = s^2 x / (sigma^2 + s^2) - v sigma s / sqrt(sigma^2 + s^2), s = sigma_data."""
+    return sigma * sigma_data / (sigma.square() + sigma_data**2).sqrt()
 
 
 def norm_loss(tokens: torch.Tensor, target: float) -> torch.Tensor:

@@ -114,3 +114,46 @@ def test_norm_decay_moves_norms_and_nothing_else():
 def test_density_loss_is_the_mean(tokens, vocabulary):
     expected = density.negative_log_density(tokens, vocabulary, 0.3).mean()
     assert torch.equal(losses.density_loss(tokens, vocabulary, 0.3), expected)
+
+
+def test_velocity_scale_makes_the_loss_that_of_v(generator):
+    """Salimans & Ho: the squared error of v, whatever the noise level; x0 = s^2 x / (sigma^2 + s^2) - v sigma s / sqrt(sigma^2 + s^2)."""
+    for data in (1.0, 0.5):
+        sigma = torch.tensor([0.05, 1.0, 80.0], dtype=torch.float64)
+        x, v, other = torch.randn(3, 3, 4, generator=generator, dtype=torch.float64)
+        total, column = (sigma**2 + data**2)[:, None], sigma[:, None]
+        x0, prediction = (data**2 * x / total - output * column * data / total.sqrt() for output in (v, other))
+        loss = losses.reconstruction_loss(prediction, x0, losses.velocity_scale(sigma, data))
+        assert loss.item() == pytest.approx((v - other).square().mean().item(), rel=1e-9)
+
+
+def test_a_word_is_left_out_of_its_own_density(vocabulary):
+    found = density.word_densities(vocabulary, 0.3, count=len(vocabulary))
+    for i in (0, 17, len(vocabulary) - 1):
+        others = torch.cat([vocabulary[:i], vocabulary[i + 1 :]])
+        assert found[i].item() == pytest.approx(density.negative_log_density(vocabulary[i : i + 1], others, 0.3).item(), rel=1e-9)
+
+
+def test_word_densities_are_spread_over_the_vocabulary(vocabulary):
+    every = density.word_densities(vocabulary, 0.3, count=1000)
+    assert every.shape == (50,)
+    assert torch.equal(density.word_densities(vocabulary, 0.3, count=8), every[[0, 7, 14, 21, 28, 35, 42, 49]])
+
+
+def test_word_densities_refuse_what_they_cannot_compare(vocabulary):
+    with pytest.raises(ValueError, match="other words"):
+        density.word_densities(vocabulary[:1], 0.3)
+    with pytest.raises(ValueError, match="bandwidth must be above 0"):
+        density.word_densities(vocabulary, 0.0)
+
+
+@pytest.mark.parametrize("loss", ["norm", "density"])
+def test_gradients_of_the_regularisers_are_finite_differences(tokens, vocabulary, loss):
+    function = (lambda t: losses.norm_loss(t, 0.4)) if loss == "norm" else (lambda t: losses.density_loss(t, vocabulary, 0.3))
+    leaf = tokens.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(leaf), leaf)
+    for i, j in ((0, 0), (1, 3), (3, 5)):
+        shift = torch.zeros_like(tokens)
+        shift[i, j] = 1e-5
+        assert gradient[i, j].item() == pytest.approx((function(tokens + shift) - function(tokens - shift)).item() / 2e-5, rel=1e-6)
+    assert function(tokens - 1e-3 * gradient) < function(tokens)
