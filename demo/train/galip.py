@@ -2,6 +2,8 @@
 
 The step is the paper's (`galip.training`). What differs from the official set-up, because this is minutes on one core and not days on
 eight GPUs: higher learning rates, a batch of 32, and pictures drawn with an exponential moving average of the generator's weights.
+CLIP sees pictures normalised once: the small CLIP has never seen the washed-out pictures of the official code's double normalisation,
+and in them it cannot tell backgrounds apart (at its step 300 right in 49 % of pairs, 100 % without); `--twice` is the official way.
 `--without-clip-d` and `--without-clip-g` train the paper's ablations into runs of their own.
 """
 
@@ -24,7 +26,6 @@ from galip import Generator
 from galip.training import Trainer
 
 LR_G, LR_D = 4e-4, 1e-3
-NORMALISE_TWICE = True
 
 
 def clip_snapshot() -> dict:
@@ -96,11 +97,11 @@ def main() -> None:
     parser.add_argument("--look", type=int, default=500, help="steps between two looks at samples")
     parser.add_argument("--without-clip-d", action="store_true", help="ablation: the discriminator sees pixels, not CLIP features")
     parser.add_argument("--without-clip-g", action="store_true", help="ablation: no CLIP inside the generator")
-    parser.add_argument("--once", action="store_true", help="CLIP sees pictures normalised once, not twice as in the official code")
+    parser.add_argument("--twice", action="store_true", help="CLIP sees pictures normalised twice, as in the official code")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clip = clip_snapshot()
-    encoder = image_encoder(clip["visual"], NORMALISE_TWICE and not args.once)
+    encoder = image_encoder(clip["visual"], args.twice)
     sentences = Sentences(clip["projection"]["weight"])
     with torch.random.fork_rng():
         torch.manual_seed(8)
@@ -110,7 +111,7 @@ def main() -> None:
         part.to(device)
     trainer = Trainer(generator, netd, netc, encoder, LR_G, LR_D, autocast=torch.bfloat16, clip_features=not args.without_clip_d)
     average = Average(generator)
-    name = "galip" + "-without-clip-d" * args.without_clip_d + "-without-clip-g" * args.without_clip_g + "-once" * args.once
+    name = "galip" + "-without-clip-d" * args.without_clip_d + "-without-clip-g" * args.without_clip_g + "-twice" * args.twice
     run = Run(name, {"trainer": trainer, "average": average}, every=100)
     while run.step < args.steps:
         real, captions = real_batch(run.step, args.batch)
