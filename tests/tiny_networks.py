@@ -68,7 +68,11 @@ CONFIGS = {
 def build(name: str, seed: int = 0, config: dict | None = None):
     """A MODEL of the ComfyUI architecture `name`, a few blocks small, with random fp32 weights."""
     supported = getattr(comfy.supported_models, name)({**(config or CONFIGS[name]), "dtype": torch.float32})
-    model = supported.get_model({}, "")
+    return fill(supported.get_model({}, ""), seed)
+
+
+def fill(model, seed: int = 0):
+    """A MODEL around ComfyUI's BaseModel, its network filled with random weights."""
     generator = torch.Generator().manual_seed(seed)
     for key, parameter in model.diffusion_model.named_parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 4.0

@@ -42,18 +42,20 @@ def with_layer_texts(reader, network: torch.nn.Module, options: dict, context: t
     return _FAMILIES[type(network)](reader, network, options, context)
 
 
-def _replace_blocks(reader, count: int, options: dict, change) -> dict:
-    """`change(args, picks)` → the arguments of a block that reads these texts, at every block that has a text of its own."""
+def _replace_blocks(reader, count: int, options: dict, change, original=None) -> dict:
+    """`change(args, picks)` → the arguments of a block that reads these texts, at every block that has a text of its own.
+
+    original: `(number, arguments)` → the block's output, in place of the host's own way to call it.
+    """
     table = options.get("patches_replace", {})
     blocks = dict(table.get("dit", {}))
 
-    def replacement(picks, inner):
+    def replacement(number, picks, inner):
         def run(args, extra):
             changed = {**args, **change(args, picks)}
             if inner is not None:
                 return inner(changed, extra)
-            out = extra["original_block"](changed)
-            return out if isinstance(out, dict) else {"x": out}  # Kandinsky's blocks give the bare tensor
+            return extra["original_block"](changed) if original is None else original(number, changed)
 
         return run
 
@@ -61,7 +63,7 @@ def _replace_blocks(reader, count: int, options: dict, change) -> dict:
         place = ("double_block", i)
         picks = reader.picks(place)
         if any(picks):
-            blocks[place] = replacement(picks, blocks.get(place))
+            blocks[place] = replacement(i, picks, blocks.get(place))
     return {**options, "patches_replace": {**table, "dit": blocks}}
 
 
@@ -149,7 +151,13 @@ def _kandinsky(reader, network, options, context):
 
         return {"context": reader.rows(picks, args["context"], make)}
 
-    return _replace_blocks(reader, len(network.visual_transformer_blocks), options, change)
+    blocks = network.visual_transformer_blocks
+
+    def original(number, args):  # ComfyUI 0.30's own wrapper calls the block by argument names that it does not have
+        inputs = args["x"], args["context"], args["time_embed"], args["freqs"]
+        return {"x": blocks[number](*inputs, transformer_options=args["transformer_options"])}
+
+    return _replace_blocks(reader, len(blocks), options, change, original)
 
 
 def _cosmos(reader, network, options, context):

@@ -1,0 +1,127 @@
+"""Diffusion transformers: each block reads what it would read if the whole network had that prompt; other networks are refused."""
+
+from functools import reduce
+
+import comfy.samplers
+import pytest
+import tiny_cross_attention as tiny
+import tiny_networks
+import torch
+from comfy.ldm.wan.model import WanModel
+from pair_tools import CallCounter
+from tiny_cross_attention import FAMILIES
+
+from guidance_lab.nodes.host.cross_attention import LayerPrompts, Stretch, carry, layer_table, read_layer_prompts
+from guidance_lab.nodes.host.encode_texts import text_of
+
+SIGMA = 0.6
+
+
+def predict(model, x, positive, negative=None, cfg=1.0):
+    """The guider's denoised prediction for this x, out of the middle of a real sampling."""
+    seen = []
+
+    def one_evaluation(wrapped, noise, sigmas, extra_args, callback, disable):
+        seen.append(wrapped(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args))
+        return seen[0]
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative or positive)
+    guider.set_cfg(cfg)
+    sampler = comfy.samplers.KSAMPLER(one_evaluation)
+    with torch.inference_mode():
+        guider.sample(torch.zeros_like(x), torch.zeros_like(x), sampler, torch.tensor([SIGMA, SIGMA / 2]), disable_pbar=True)
+    return seen[0]
+
+
+def blocks(family, model):
+    return list(reduce(getattr, FAMILIES[family].blocks.split("."), model.model.diffusion_model))
+
+
+def text_seen(family, model, x, entry, block):
+    """The arguments with which this block is given its text when the whole network has one prompt."""
+    seen = {}
+
+    def record(module, args, kwargs):
+        seen.update({key: args[key] if isinstance(key, int) else kwargs[key] for key in FAMILIES[family].text})
+
+    handle = blocks(family, model)[block].register_forward_pre_hook(record, with_kwargs=True)
+    predict(model, x, [entry])
+    handle.remove()
+    return {key: None if value is None else value.clone() for key, value in seen.items()}
+
+
+def reference(family, model, x, base, entries):
+    """The stock network on the base prompt, whose block i is handed by a PyTorch hook what it gets under prompt i."""
+    seen = [text_seen(family, model, x, entry, i) for i, entry in enumerate(entries)]
+
+    def replace(own):
+        def run(module, args, kwargs):
+            args = tuple(own.get(i, value) for i, value in enumerate(args))
+            return args, {key: own.get(key, value) for key, value in kwargs.items()}
+
+        return run
+
+    handles = [
+        block.register_forward_pre_hook(replace(own), with_kwargs=True) for block, own in zip(blocks(family, model), seen, strict=True)
+    ]
+    out = predict(model, x, [base])
+    for handle in handles:
+        handle.remove()
+    return out
+
+
+def per_layer(model, base, entries):
+    """The base prompt's CONDITIONING entry, on which layer i reads prompt i."""
+    table = layer_table(model)
+    stretch = Stretch(1.0, tuple(range(len(table))))
+    return [carry(base, LayerPrompts(table, base[0], tuple(map(text_of, entries)), (stretch,)))]
+
+
+def alike(a, b):
+    return (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_block_reads_its_own_prompt(family):
+    """Also beside a negative in one batched call, and with one prompt for all layers nothing changes at all."""
+    model = tiny.build(family)
+    x = tiny.noisy(family, model)
+    base, negative = tiny.prompt(family, 1), tiny.prompt(family, 2)
+    entries = [[context, {**options, "pooled_output": base[1]["pooled_output"]}] for context, options in map(
+        lambda seed: tiny.prompt(family, seed), range(10, 10 + len(layer_table(model))))]  # fmt: skip
+    counter = CallCounter(read_layer_prompts(model))
+    own = predict(counter.model, x, per_layer(model, base, entries))
+    expected, plain = reference(family, model, x, base, entries), predict(model, x, [base])
+    assert alike(own, expected) and not alike(plain, expected)
+    counter.rows.clear()
+    guided = predict(counter.model, x, per_layer(model, base, entries), [negative], cfg=3.0)
+    unguided = predict(model, x, [negative])
+    assert counter.rows == [2]
+    assert (guided - (unguided + 3.0 * (expected - unguided))).abs().max() <= 3e-5 * guided.abs().max()
+    same = predict(read_layer_prompts(model), x, per_layer(model, base, [base] * len(entries)))
+    assert alike(same, plain)
+    assert torch.equal(predict(read_layer_prompts(model), x, [base]), plain)
+
+
+REFUSED = ("PixArtAlpha", "Flux", "Chroma", "SD3", "AuraFlow", "QwenImage", "HunyuanVideo")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_networks_without_layers_of_text_are_refused_with_the_reason(name):
+    config = {**tiny_networks.CONFIGS[name], **({"x_block_self_attn_layers": []} if name == "SD3" else {})}  # as a checkpoint's has
+    reason = "its text and image tokens form one stream|ComfyUI offers no place"
+    with pytest.raises(ValueError, match=f"A prompt per layer is not possible for the architecture .*: ({reason})"):
+        layer_table(tiny_networks.build(name, config=config))
+
+
+def test_a_subclass_whose_blocks_take_more_is_refused():
+    """A config of a known architecture does not say which class walks the blocks."""
+    model = tiny.build("Wan")
+    model.model.diffusion_model.__class__ = type("VaceLike", (WanModel,), {})
+    with pytest.raises(ValueError, match="VaceLike"):
+        layer_table(model)
+    audio = tiny.build("StableAudio")
+    audio.model.diffusion_model.transformer.layers[0].to_local_embed = torch.nn.Identity()
+    with pytest.raises(ValueError, match="local conditioning"):
+        layer_table(audio)
