@@ -91,3 +91,17 @@ def test_the_early_guide_is_a_weaker_version(models):
         main = error(model, sigma)
         assert main < error(early, sigma)
         assert main < error(small, sigma)
+
+
+def test_the_linear_preview_is_nearer_to_the_picture_than_sd15s(models):
+    main, _, vae = models[:3]
+    rng = np.random.default_rng(5)
+    x = torch.from_numpy(np.stack([render(random_scene(rng)) for _ in range(8)])).float() / 255
+    latent = main.model.latent_format.process_in(vae.encode(x)).permute(0, 2, 3, 1)
+    small = torch.nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1) * 2 - 1
+
+    def error(form):
+        bias = torch.tensor(form.latent_rgb_factors_bias or [0.0, 0.0, 0.0])
+        return (latent @ torch.tensor(form.latent_rgb_factors) + bias - small).square().mean()
+
+    assert error(main.model.latent_format) < 0.7 * error(comfy.latent_formats.SD15())
