@@ -73,4 +73,5 @@ class CLIPSimilarity(Scorer):
 
 def mean_direction(embeddings: torch.Tensor) -> torch.Tensor:
     """The mean of normalised embeddings [N, D] -> [1, D] (prompt ensembling of Radford et al. 2021): each counts the same."""
-    return F.normalize(embeddings, dim=-1).mean(0, keepdim=True)
+    with torch.inference_mode(False), torch.no_grad():
+        return F.normalize(embeddings, dim=-1).mean(0, keepdim=True)
