@@ -118,6 +118,18 @@ def model_gradient(
     return Gradient(score, g, denoised, THROUGH)
 
 
+def sample_gradient(terms: Iterable[ScoreTerm], x: torch.Tensor, denoised: torch.Tensor, level: Level) -> Gradient:
+    """dS/dx of a score of the noisy sample itself: the terms take x_t in the VP frame, and no diffusion model is involved.
+
+    Noise-aware classifiers and GLIDE's noised CLIP. `x` [B, ...] in the frame of `level`; `denoised` is only handed on.
+    """
+    with differentiable():
+        level = Level(*map(_own, level))
+        score, g = accumulate(terms, to_vp(_own(x), level))
+        g = g / radius(level)
+    return Gradient(score, g, denoised.detach(), THROUGH)
+
+
 def masked_rms(g: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Root mean square of each sample, [B, 1, ...], over the inside of `mask` (broadcastable to g, 1 = inside)."""
     dims = tuple(range(1, g.ndim))

@@ -27,6 +27,11 @@ class Guidance:
 
     name: str = ""  # what the trace calls it
     extra_models: tuple[ExtraModel, ...] = ()
+    loaded_models: tuple[ModelPatcher, ...] = ()  # other networks it uses by itself, loaded together with the main model
+
+    def extra_memory(self, model: ModelPatcher, noise_shape: tuple[int, ...]) -> float:
+        """Bytes that it needs on the device while it works, beside the weights and what the host counts for the model itself."""
+        return 0.0
 
     def begin(self, run: Run) -> Any:
         return None
@@ -72,6 +77,8 @@ def attach(model: ModelPatcher, guidance: Guidance) -> ModelPatcher:
     patched.set_model_sampler_post_cfg_function(attachment)
     for key, extra in attachment.keyed_models():
         place_beside(patched, key, extra.patcher, alone=_needs_own_module(extra))
+    for i, loaded in enumerate(guidance.loaded_models):
+        place_beside(patched, f"{attachment.key}.loaded.{i}", loaded)
     if not patched.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
     return patched
@@ -174,18 +181,31 @@ def _wrap_options(options: dict, run: Run, attachments: list[_Attachment], extra
                 names.append(attachment.guidance.name)
                 count = names.count(attachment.guidance.name)
                 name = attachment.guidance.name if count == 1 else f"{attachment.guidance.name} {count}"
-                run.states[attachment.key] = (name, attachment.guidance.begin(run))
+                with run.charge(name):
+                    run.states[attachment.key] = (name, attachment.guidance.begin(run))
             return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest, **kwargs)
         finally:
             for attachment in reversed(attachments):
                 if attachment.key in run.states:
                     attachment.guidance.end(run, run.states[attachment.key][1])
 
+    def prepare_sampling(executor, model, noise_shape, *rest, **kwargs):
+        needed = sum(attachment.guidance.extra_memory(model, noise_shape) for attachment in attachments)
+        base = model.model
+        factor = base.memory_usage_factor
+        # The host has no other place where an estimate can be raised: what it frees is proportional to this factor.
+        base.memory_usage_factor = factor * (1 + needed / max(1.0, base.memory_required([noise_shape[0] * 2, *noise_shape[1:]])))
+        try:
+            return executor(model, noise_shape, *rest, **kwargs)
+        finally:
+            base.memory_usage_factor = factor
+
     options[RUN] = run
     wrappers = options["transformer_options"].setdefault("wrappers", {})
     # First, so that C is what the sampler gets, with all that other wrappers make of it.
     wrappers[WrappersMP.CALC_COND_BATCH] = {KEY: [run.calc_cond_batch], **wrappers.get(WrappersMP.CALC_COND_BATCH, {})}
     for kind, wrapper in (
+        (WrappersMP.PREPARE_SAMPLING, prepare_sampling),
         (WrappersMP.SAMPLER_SAMPLE, sampler_sample),
         (WrappersMP.PREDICT_NOISE, run.predict_noise),
         (WrappersMP.APPLY_MODEL, run.apply_model),

@@ -134,7 +134,8 @@ def test_pixel_models_need_no_decoder():
 @pytest.mark.parametrize("way", ["vae", "vae_crop", "latent_rgb"])
 def test_gradients_match_finite_differences(model, way, inference):
     """In the frame a node runs in: weights made in inference mode or outside, and everything called under inference mode."""
-    decoder = make_decoder({"decoder": way, "vae": kl_vae(inference)}, model)
+    with torch.inference_mode():
+        decoder = make_decoder({"decoder": way, "vae": kl_vae(inference)}, model)
     box = Box(1, 0, 3) if way == "vae_crop" else None
     generator = torch.Generator().manual_seed(3)
     with torch.inference_mode():

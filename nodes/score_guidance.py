@@ -1,0 +1,173 @@
+"""CLIP guidance in a sampling run: the estimate moves up the gradient of an objective that looks at it."""
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from ..guidance.crops import crop_generator
+from ..guidance.cross_modal import EXACT, Gradient, model_gradient, sample_gradient, shift, x0_gradient
+from ..guidance.frames import Level
+from ..guidance.schedule import Window, in_window
+from .host import Guidance, Run, Step
+from .host.decode import Decoder, PixelDecoder
+from .host.gradient import differentiable_run, differentiable_weights, gradient_memory, refuse_through, refuse_without_residence
+from .looks import Looks, crop_side, noisy_terms, score_terms
+from .objective import Moment, Objective
+from .read_out import show_on_node
+
+SCORER_MEMORY = 512 * 2**20  # activations of one look at one picture; measured 9 MiB (ViT-B/32) to 430 MiB (SO400M, L at 336 pixels)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the nodes ask for. strength and size: as in `guidance.cross_modal.shift`; every: steps from one gradient to the next."""
+
+    strength: float
+    window: Window
+    through: bool = False
+    blended: bool = True
+    every: int = 1
+    size: str = "rms"
+    looks: Looks = Looks()
+
+    def __post_init__(self):
+        if not math.isfinite(self.strength):
+            raise ValueError(f"strength is {self.strength}; give a finite number, 0 for no guidance, usually 0.2 to 1.")
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}; give 1 for a new gradient at each step, 2 for every second step, and so on.")
+
+
+@dataclass
+class _State:
+    name: str
+    bounds: tuple[float, float]
+    gradient: Gradient | None = None
+    warned: bool = False
+
+
+class ScoreGuidance(Guidance):
+    """D = D + shift(gradient of the objective), UPainting's rule in the frame of the model; see `guidance.cross_modal`."""
+
+    name = "CLIP guidance"
+
+    def __init__(self, objective: Objective, decoder: Decoder, settings: Settings, node_id: str | None = None):
+        """ValueError when the objective is empty, or wants noisy pictures that this model cannot give."""
+        if not objective.parts:
+            raise ValueError("The objective is empty: connect an Objective node that has a weight other than 0.")
+        self.noisy = any(scorer.noisy for _, scorer in objective.parts)
+        if self.noisy and not all(scorer.noisy for _, scorer in objective.parts):
+            raise ValueError("The objective mixes scorers of noisy and of clean pictures: put them on two CLIP Guidance nodes in a row.")
+        if self.noisy and not isinstance(decoder, PixelDecoder):
+            raise ValueError(
+                "The objective scores noisy pictures, and a latent model has none to show: "
+                "use it on a pixel-space model, or let the objective add its own noise to the decoded estimate."
+            )
+        self.objective, self.decoder, self.settings, self.node_id = objective, decoder, settings, node_id
+        self.through = settings.through and not self.noisy  # a score of the sample itself needs no gradient of the model
+        self.loaded_models = (*decoder.models, *objective.models)
+
+    def extra_memory(self, model, noise_shape: tuple[int, ...]) -> float:
+        cells = noise_shape[-2:]
+        if self.decoder.crops:
+            cells = [min(size, crop_side(self.objective, self.decoder)) for size in cells]
+        needed = self.decoder.memory((*noise_shape[:2], *cells)) + SCORER_MEMORY * noise_shape[0]
+        return needed + (gradient_memory(model, noise_shape) if self.through else 0)
+
+    def begin(self, run: Run) -> _State:
+        self._refuse_shape(run.noise)
+        refuse_without_residence(self.loaded_models, "Use a smaller decoder (taesd, latent_rgb), a smaller scorer, or a smaller picture.")
+        state = _State(run.charged_to, self.settings.window.sigmas(run.model_sampling.percent_to_sigma))
+        if self.through:
+            if run.around is not None:
+                raise ValueError("Only one guidance can go through the model: join the objectives with Objective: Combine.")
+            refuse_through(run, "Choose gradient 'x0', which does without it.")
+            run.around = partial(self._around, state)
+        return state
+
+    def step(self, step: Step, state: _State) -> torch.Tensor:
+        if self.through:
+            return step.denoised  # it acts around the whole evaluation
+        if not self._acts(step, state):
+            step.publish(None, 0.0)
+            return step.denoised
+        run, level = step.run, step.run.level(step.sigma, step.x)
+        if self._is_due(step, state):
+            with differentiable_weights(self.loaded_models), run.work(step):
+                moment = self._moment(step, level)
+                if self.noisy:
+                    state.gradient = sample_gradient(self._noisy_terms(step, moment), step.x, step.denoised, level)
+                else:
+                    seen = _beside_surroundings(step.denoised, run.mask(step.sigma), run.latent_image)
+                    state.gradient = x0_gradient(self._terms(step, moment), step.x, seen, level, blended=self.settings.blended)
+        return self._move(step, state, step.denoised, level)
+
+    def _around(self, state: _State, step: Step, evaluate) -> torch.Tensor:
+        """Around the whole evaluation of the guider: the one with a gradient is the only one."""
+        if not self._acts(step, state):
+            step.publish(None, 0.0)
+            return evaluate(step.x)
+        run, level = step.run, step.run.level(step.sigma, step.x)
+        with run.charge(state.name):
+            if not self._is_due(step, state):
+                return self._move(step, state, evaluate(step.x), level)
+            made = []
+
+            def denoiser(x: torch.Tensor) -> torch.Tensor:
+                made.append(evaluate(x))
+                return _beside_surroundings(made[0], run.mask(step.sigma), run.latent_image)
+
+            with differentiable_run(run), run.work(step):
+                terms = self._terms(step, self._moment(step, level))
+                state.gradient = model_gradient(terms, denoiser, step.x, level, blended=self.settings.blended)
+                step.release()
+            return self._move(step, state, made[0].detach().to(step.x.dtype), level)
+
+    def _acts(self, step: Step, state: _State) -> bool:
+        return self.settings.window.is_everything or in_window(step.sigma_value, state.bounds)
+
+    def _is_due(self, step: Step, state: _State) -> bool:
+        """Between two due steps the last gradient is used again, at the size that belongs to the present noise level."""
+        return state.gradient is None or step.run.index(step.sigma_value) % self.settings.every == 0
+
+    def _moment(self, step: Step, level: Level) -> Moment:
+        return Moment(level, crop_generator(self.settings.looks.seed, step.run.index(step.sigma_value)))
+
+    def _terms(self, step: Step, moment: Moment):
+        return score_terms(self.objective, self.decoder, self.settings.looks, step.x.shape, moment)
+
+    def _noisy_terms(self, step: Step, moment: Moment):
+        return noisy_terms(self.objective, self.settings.looks, step.x.shape, moment)
+
+    def _move(self, step: Step, state: _State, denoised: torch.Tensor, level: Level) -> torch.Tensor:
+        size = self.settings.size
+        next_level = None if size == EXACT else step.run.level(step.run.next_sigma(step.sigma), step.x)
+        value = shift(
+            state.gradient, level, self.settings.strength, size=size, mask=step.run.mask(step.sigma), next_level=next_level
+        ).to(denoised.dtype)
+        if not state.warned and not torch.isfinite(state.gradient.value).all():
+            state.warned = True
+            message = "the gradient is not a number at some step, so that step is not guided; a scorer or VAE in float32 usually cures it."
+            logging.warning("Guidance Lab: CLIP guidance: %s", message)
+            show_on_node(message, self.node_id)
+        step.publish(value, self.settings.strength)
+        return denoised + value
+
+    def _refuse_shape(self, noise: torch.Tensor) -> None:
+        if noise.is_nested or noise.ndim not in (4, 5) or (noise.ndim == 5 and noise.shape[2] != 1):
+            raise ValueError("CLIP guidance looks at pictures, and this latent is a video or no picture at all; sample a single frame.")
+        if self.noisy:
+            side = max(scorer.side for _, scorer in self.objective.parts)
+            height, width = noise.shape[-2:]
+            if min(height, width) < side:
+                raise ValueError(f"The objective scores noisy pictures of {side} x {side} pixels, and this is {width} x {height}; make it larger.")
+
+
+def _beside_surroundings(denoised: torch.Tensor, mask: torch.Tensor | None, latent_image: torch.Tensor | None) -> torch.Tensor:
+    """The estimate inside the mask and the given picture around it, which is what the sampler will make of it."""
+    if mask is None or latent_image is None:
+        return denoised
+    mask = mask.clone()  # made by the sampler, which autograd must not save
+    return denoised * mask + latent_image * (1 - mask)
