@@ -11,9 +11,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("unit", "host", "server", "canvas")
+# Folder under models/ → the fixture that makes a file for it.
+TINY_FILES = {"checkpoints": "tiny_checkpoint_file", "galip": "tiny_galip_file", "text_encoders": "tiny_clip_file"}
 
 # The repository goes to the END of the path: ComfyUI has top-level modules with our names (`nodes`, `tests`) and they must win.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT), str(ROOT / "tests")]
+
+import tiny_galip  # noqa: E402
 
 from tools.client import needed_files  # noqa: E402
 from tools.host import Host, read_version  # noqa: E402
@@ -81,11 +85,27 @@ def tiny_checkpoint_file(comfyui, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_galip_file(tmp_path_factory) -> Path:
+    """A GALIP checkpoint of random weights in the official layout; it draws 224 pixels."""
+    path = tmp_path_factory.mktemp("galip") / "tiny.pth"
+    tiny_galip.write_generator(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_file(tmp_path_factory) -> Path:
+    """The CLIP that belongs to `tiny_galip_file`."""
+    path = tmp_path_factory.mktemp("clip") / "tiny.safetensors"
+    tiny_galip.write_clip(path)
+    return path
+
+
 @pytest.fixture
 def workflow(example, server, request) -> dict:
     """The UI JSON of an example workflow.
 
-    Files it needs from the user are put into the server as tiny random checkpoints, and its picture is then made small: random
+    Files it needs from the user are put into the server with tiny random weights, and its picture is then made small: random
     weights at full size would show nothing and cost minutes.
     """
     content = json.loads(example.read_text(encoding="utf-8"))
@@ -93,11 +113,14 @@ def workflow(example, server, request) -> dict:
         for node in content["nodes"]:
             if node["type"] == "EmptyLatentImage":
                 node["widgets_values"][:2] = [64, 64]
+            if node["type"] == "ImageScale":
+                node["widgets_values"][1:3] = [64, 64]
             if node["type"] == "KSampler":
                 node["widgets_values"][2] = 3  # steps
     for name in needed_files(content):
-        assert name.startswith("checkpoints/"), f"{example.name} needs {name}: the tests can make checkpoints only"
-        _link(request.getfixturevalue("tiny_checkpoint_file"), server, name)
+        kind = TINY_FILES.get(name.split("/")[0])
+        assert kind, f"{example.name} needs {name}: the tests can make files for {', '.join(TINY_FILES)} only"
+        _link(request.getfixturevalue(kind), server, name)
     return content
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tools.host import ROOT, DevError, Host
 
 PACK_FOLDER = "comfyui-guidance-lab"
-MODEL_FOLDERS = ("checkpoints", "loras", "vae", "text_encoders", "clip_vision", "embeddings", "diffusion_models")
+MODEL_FOLDERS = ("checkpoints", "loras", "vae", "text_encoders", "clip_vision", "embeddings", "diffusion_models", "galip")
 
 
 def free_port() -> int:

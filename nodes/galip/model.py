@@ -1,8 +1,7 @@
 """A GALIP generator that ComfyUI's memory management loads and offloads: the value of a GUIDANCELAB_GALIP socket."""
 
-from collections.abc import Callable
-
 import comfy.model_management
+import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
@@ -10,6 +9,7 @@ from ...galip import Dims, Generator
 from ...galip.generator import GPU_MICRO_BATCH
 from .._api import io
 
+CATEGORY = "Guidance Lab/GALIP"
 GalipSocket = io.Custom("GUIDANCELAB_GALIP")
 
 
@@ -40,17 +40,21 @@ class Galip:
     def dtype(self) -> torch.dtype:
         return self.generator.fc_code.weight.dtype
 
-    def draw(self, noise: torch.Tensor, sentence: torch.Tensor, callback: Callable[[int, int], None] | None = None) -> torch.Tensor:
-        """Noise [B, nz] and sentence embeddings [B, cond_dim], float32 -> IMAGE [B, H, W, 3] in 0..1, on ComfyUI's intermediate device.
+    def draw(self, noise: torch.Tensor, sentence: torch.Tensor) -> torch.Tensor:
+        """Noise [B, nz] and sentence embeddings [B, cond_dim] -> IMAGE [B, H, W, 3] in 0..1, on ComfyUI's intermediate device.
 
-        `callback(done, total)` is called after every micro-batch; what it raises ends the run. ValueError when a picture is not finite.
+        After every micro-batch progress is shown, and an interrupt ends it. ValueError when a picture is not finite.
         """
-        batch = min(len(noise), GPU_MICRO_BATCH)
-        comfy.model_management.load_models_gpu(
-            [self.patcher], memory_required=batch * memory_per_image(self.dims, self.dtype), force_full_load=True
-        )
+        bar = comfy.utils.ProgressBar(len(noise))
+
+        def after_micro_batch(done: int, total: int) -> None:
+            bar.update_absolute(done)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+        memory = min(len(noise), GPU_MICRO_BATCH) * memory_per_image(self.dims, self.dtype)
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
         with torch.inference_mode():
-            image = self.generator(noise.float(), sentence.float(), callback=callback)
+            image = self.generator(noise.float(), sentence.float(), callback=after_micro_batch)
         if not torch.isfinite(image).all():
             raise ValueError(f"{self.name} gives pictures that are not finite in {self.dtype}; load it with precision fp32 or bf16.")
         image = (image.clamp(-1, 1) + 1) / 2

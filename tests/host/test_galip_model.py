@@ -2,23 +2,21 @@
 
 import comfy.model_management
 import pytest
+import tiny_galip
 import torch
-from galip_formula import formula_state_dict
-from guidance_lab.galip import Dims, Generator, load_generator
-from guidance_lab.nodes.galip import Galip
 
-TINY = Dims(nz=12, cond_dim=64, grid=4, code_channels=8, code_hidden=4, bridge_blocks=2, clip_width=64, clip_layers=4, clip_patch=8,
-            prompts=2, channels=((16, 16), (16, 16), (16, 8)), sizes=(8, 16, 32))  # fmt: skip
+from guidance_lab.galip import load_generator
+from guidance_lab.nodes.galip import Galip
 
 
 @pytest.fixture
 def galip() -> Galip:
-    return Galip(load_generator(formula_state_dict(Generator(TINY), "netG."), sizes=TINY.sizes), "tiny")
+    return Galip(load_generator(tiny_galip.generator_weights(), sizes=tiny_galip.DIMS.sizes), "tiny")
 
 
 @pytest.fixture
 def inputs(generator):
-    return torch.randn(3, TINY.nz, generator=generator), torch.randn(3, TINY.cond_dim, generator=generator)
+    return torch.randn(3, tiny_galip.DIMS.nz, generator=generator), torch.randn(3, tiny_galip.DIMS.cond_dim, generator=generator)
 
 
 def test_pictures_are_the_clamped_output_of_the_generator(galip, inputs):
