@@ -25,7 +25,7 @@ from demo.world import parse, random_scene
 from galip import Generator
 from galip.training import Trainer
 
-LR_G, LR_D = 4e-4, 1e-3
+LR_G, LR_D = 3e-4, 1.2e-3  # three times the official ones
 
 
 def clip_snapshot() -> dict:
