@@ -85,8 +85,7 @@ def averaged(name: str, step: int, clip_in_g: bool = True) -> Generator:
     generator = networks(clip_in_g)[0]
     state = torch.load(RUNS / name / f"step{step:05}.pt", weights_only=True)
     generator.load_state_dict({key: value.float() for key, value in state.items()})
-    text = torch.load(RUNS / "text" / "last.pt", weights_only=True)["model"]
-    fold_projection(generator, (clip_snapshot()["projection"]["weight"] @ text["text_projection.weight"]).T)
+    fold_projection(generator, clip_snapshot()["projection"]["weight"].T)
     return generator
 
 
