@@ -35,6 +35,14 @@ class CostTrace:
 
 
 @dataclass(frozen=True)
+class NoteTrace:
+    """What one name said in words about an evaluation, such as the caption that it worked with."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model evaluation of the sampler: `step` is the step of the schedule that sigma falls in (0 is the first)."""
 
@@ -43,11 +51,13 @@ class Evaluation:
     seconds: float
     terms: tuple[TermTrace, ...]
     costs: tuple[CostTrace, ...]
+    notes: tuple[NoteTrace, ...] = ()
 
     def summary(self) -> str:
-        """One line to read while sampling: "step 3, sigma 4.42: CFG 12 %, Autoguidance 5 %"; steps count from 1 here."""
+        """One line to read while sampling: "step 3, sigma 4.42: CFG 12 %, Autoguidance 5 %"; steps count from 1 here, notes follow."""
         sizes = ", ".join(f"{term.name} {100 * term.size:.2g} %" for term in self.terms if term.size is not None)
-        return f"step {self.step + 1}, sigma {self.sigma:.3g}: {sizes or 'no guidance'}"
+        line = f"step {self.step + 1}, sigma {self.sigma:.3g}: {sizes or 'no guidance'}"
+        return "; ".join([line, *(f"{note.name}: {note.text}" for note in self.notes)])
 
 
 @dataclass

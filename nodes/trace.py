@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..guidance.trace import CostTrace, Evaluation, Record, Trace, account
+from ..guidance.trace import CostTrace, Evaluation, NoteTrace, Record, Trace, account
 from ..guidance.trace_plot import plot
 from ._api import io, ui
 from .host import Guidance, Run, Step, attach
@@ -45,7 +45,8 @@ def observe(step: Step, record: Record) -> Evaluation:
         terms = account(step.cond_denoised, step.uncond_denoised, step.cond_scale, added, step.denoised)
     pictures = step.x.shape[0]
     costs = tuple(CostTrace(name, cost.calls, cost.rows / pictures, cost.seconds) for name, cost in step.costs.items())
-    return Evaluation(record.step_of(step.sigma_value), step.sigma_value, step.seconds, terms, costs)
+    notes = tuple(NoteTrace(name, text) for name, text in step.notes)
+    return Evaluation(record.step_of(step.sigma_value), step.sigma_value, step.seconds, terms, costs, notes)
 
 
 class GuidanceTrace(io.ComfyNode):

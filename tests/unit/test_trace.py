@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidance.trace import CFG, OTHER, CostTrace, Evaluation, Record, TermTrace, account, cosine, relative_size
+from guidance.trace import CFG, OTHER, CostTrace, Evaluation, NoteTrace, Record, TermTrace, account, cosine, relative_size
 from guidance.trace_plot import SIZE, nice_ticks, plot
 
 
@@ -81,6 +81,8 @@ def test_summary_is_one_line():
     terms = (TermTrace(CFG, 0.123, 1.0, 4.0), TermTrace("Autoguidance", 0.05, 0.1, 2.0), TermTrace(OTHER, None, None, None))
     assert Evaluation(2, 4.4203, 0.1, terms, ()).summary() == "step 3, sigma 4.42: CFG 12 %, Autoguidance 5 %"
     assert Evaluation(0, 14.6, 0.1, (), ()).summary() == "step 1, sigma 14.6: no guidance"
+    noted = Evaluation(0, 14.6, 0.1, (), (), (NoteTrace("Captions", "a red cube"),))
+    assert noted.summary() == "step 1, sigma 14.6: no guidance; Captions: a red cube"
 
 
 def made_up(steps: int, sizes: dict[str, list[float]], with_cfg: bool = True) -> Record:
@@ -101,6 +103,8 @@ def test_totals_and_json():
     read = json.loads(record.to_json())
     assert [e["terms"][0]["size"] for e in read["evaluations"]] == [0.1, 0.2, 0.3, 0.4]
     assert read["sigmas"] == record.sigmas
+    record.evaluations[0] = Evaluation(0, 14.6, 0.1, (), (), (NoteTrace("Captions", "a cube"),))
+    assert json.loads(record.to_json())["evaluations"][0]["notes"] == [{"name": "Captions", "text": "a cube"}]
     assert read["totals"][1] == {"name": "Autoguidance", "calls": 4, "predictions": 4.0, "seconds": 1.0}
 
 
