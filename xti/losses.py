@@ -17,7 +17,10 @@ def reconstruction_loss(x0_prediction: torch.Tensor, x0: torch.Tensor, scale: to
 
 
 def velocity_scale(sigma: torch.Tensor, sigma_data: float = 1.0) -> torch.Tensor:
-    """The scale of v prediction [B] (Salimans & Ho 2022): x0 = s^2 x / (sigma^2 + s^2) - v sigma s / sqrt(sigma^2 + s^2), s = sigma_data."""
+    """The scale of v prediction [B] (Salimans & Ho 2022): x0 = s^2 x / (sigma^2 + s^2) - v sigma s / sqrt(sigma^2 + s^2).
+
+    s: sigma_data.
+    """
     return sigma * sigma_data / (sigma.square() + sigma_data**2).sqrt()
 
 

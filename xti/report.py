@@ -32,7 +32,7 @@ class Report:
         low, high = self.word_norms
         sparse, dense = self.word_densities
         lines = [
-            f"{self.encoder}: words have norms {low:.3g} to {high:.3g} and -log densities {sparse:.4g} to {dense:.4g} per dimension (10-90 %)"
+            f"{self.encoder}: words have norms {low:.3g} to {high:.3g}, -log densities {sparse:.4g} to {dense:.4g} per dimension (10-90 %)"
         ]
         for layer in self.layers:
             rows = zip(layer.norms, layer.densities, layer.nearest, strict=True)

@@ -1,7 +1,7 @@
 """Learning an XTI: what one step draws, minimises and updates. The networks are given as two functions; no host.
 
 Voynov et al. 2023: minimise E |eps - eps_theta(x_t, t, p(e_1), ..., p(e_n))|^2 over the layers' input tokens e_i, text encoder and
-U-net frozen; 500 steps at learning rate 5e-3, batch 8, with Adam. With one token for all layers this is textual inversion (Gal et al. 2022).
+U-net frozen; 500 steps of Adam at learning rate 5e-3, batch 8. One token for all layers: textual inversion (Gal et al. 2022).
 """
 
 import math

@@ -107,7 +107,8 @@ def test_running_mean():
 
 
 @pytest.mark.parametrize(("low", "high", "expected"), [
-    (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 0.43, [0, 0.1, 0.2, 0.3, 0.4, 0.5]), (-3, 5, [-4, -2, 0, 2, 4, 6]), (2, 2.9, [2, 2.2, 2.4, 2.6, 2.8, 3.0]),
+    (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 0.43, [0, 0.1, 0.2, 0.3, 0.4, 0.5]), (-3, 5, [-4, -2, 0, 2, 4, 6]),
+    (2, 2.9, [2, 2.2, 2.4, 2.6, 2.8, 3.0]),
 ])  # fmt: skip
 def test_ticks_are_round_and_enclose(low, high, expected):
     assert chart.ticks(low, high) == pytest.approx(expected)
