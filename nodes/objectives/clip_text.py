@@ -8,7 +8,7 @@ import torch
 
 from .clip_weights import open_clip
 
-_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "sentencepiece.bpe.model")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "sentencepiece.bpe.model")
 
 
 def tokenizer_folders() -> dict[str, Path]:
@@ -16,7 +16,7 @@ def tokenizer_folders() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for kind in ("text_encoders", "clip_vision"):
         for root in map(Path, folder_paths.get_folder_paths(kind)):
-            for name in _FILES:
+            for name in TOKENIZER_FILES:
                 for file in sorted([*root.glob(f"*/{name}"), *root.glob(f"*/*/{name}")]):
                     found.setdefault(file.parent.relative_to(root).as_posix(), file.parent)
     return found

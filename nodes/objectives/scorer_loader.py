@@ -30,7 +30,8 @@ def scorer_files() -> list[str]:
     return list(dict.fromkeys(name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)))
 
 
-def _path(name: str) -> Path:
+def scorer_file(name: str) -> Path:
+    """The path of a file that `scorer_files` lists. ValueError when it is not there (any more)."""
     for folder in FOLDERS:
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
@@ -95,7 +96,7 @@ class CLIPScorerLoader(io.ComfyNode):
         if source.get("source") != "file":
             raise ValueError("CLIP Scorer Loader does not know this source: choose file or comfyui.")
         options = (source.get("activation", "auto"), source.get("pixel_statistics", "auto"), source.get("tokenizer", "built in"))
-        scorer, doubt = load_scorer(_path(source["file"]), *options)
+        scorer, doubt = load_scorer(scorer_file(source["file"]), *options)
         message = scorer.name
         if doubt:
             message += f": took {doubt}; nothing in the file tells, so set it by hand if scores look wrong."
