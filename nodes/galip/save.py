@@ -63,8 +63,6 @@ class GALIPSave(io.ComfyNode):
 
 
 def free_path(prefix: str) -> str:
-    """The next path `prefix`_00001_.safetensors in the output folder where no file is."""
+    """`prefix`_NNNNN_.safetensors in the output folder, numbered after the files that are there."""
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    while os.path.exists(path := os.path.join(folder, f"{name}_{counter:05}_.safetensors")):
-        counter += 1
-    return path
+    return os.path.join(folder, f"{name}_{counter:05}_.safetensors")
