@@ -127,11 +127,13 @@ class ShapesTokenizer(SD1Tokenizer):
 
 
 class ShapesLatent(comfy.latent_formats.SD15):
-    """SD1.5's latent scale, which the VAE is exported to have, and the linear preview that fits this VAE best (least squares, R² 0.13–0.34)."""
+    """SD1.5's latent scale, which the VAE is exported to have; the linear preview that fits this VAE best (least squares, R² 0.13–0.34)."""
 
     def __init__(self, scale_factor=0.18215):
         super().__init__(scale_factor)
-        self.latent_rgb_factors = [[0.4545, 0.2804, 0.1932], [-0.1679, -0.2931, -0.4553], [-0.1361, -0.1109, -0.1754], [-0.2132, 0.1181, 0.3345]]
+        self.latent_rgb_factors = [
+            [0.4545, 0.2804, 0.1932], [-0.1679, -0.2931, -0.4553], [-0.1361, -0.1109, -0.1754], [-0.2132, 0.1181, 0.3345],
+        ]  # fmt: skip
         self.latent_rgb_factors_bias = [0.12, 0.0815, 0.0066]
         self.taesd_decoder_name = None  # SD1.5's would show noise
 

@@ -9,6 +9,7 @@ import comfy.sd
 import comfy.utils
 import torch
 
+from .clip import clip_model, open_clip_names
 from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, unet_config
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -64,7 +65,25 @@ class _Target:
 def load_clip(embedding_directory: list[str] | None = None) -> comfy.sd.CLIP:
     """The text encoder as a CLIP; `embedding:name` looks into `embedding_directory`."""
     sd, _ = _file("text")
+    # The pooled output is the sentence in the space of the Shapes CLIP, as CLIPTextEncode's is for a whole CLIP.
+    sd["text_projection.weight"] = _file("clip")[0]["text_projection"].T.contiguous()
     return comfy.sd.CLIP(_Target, embedding_directory=embedding_directory, parameters=comfy.utils.calculate_parameters(sd), state_dict=[sd])
+
+
+def load_clip_module() -> torch.nn.Module:
+    """Both towers as an `open_clip.model.CLIP` in float32; `demo.clip.tokens` tokenizes for it."""
+    sd, _ = _file("clip")
+    text, _ = _file("text")
+    with torch.inference_mode(False):
+        module = clip_model()
+        module.load_state_dict(open_clip_names(text) | sd, strict=True)
+    return module.requires_grad_(False).eval()
+
+
+def noised_clip_files() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The (image, text) state dicts of the noise-aware CLIP, under the names of GLIDE's files; same tokens."""
+    sd, _ = _file("noised_clip")
+    return tuple({k.removeprefix(p): v for k, v in sd.items() if k.startswith(p)} for p in ("image.", "text."))
 
 
 def load_vae() -> comfy.sd.VAE:

@@ -1,9 +1,27 @@
 """Shapes: the tiny models that ship with the pack, so that every example workflow runs anywhere in seconds."""
 
+from functools import cached_property
+
 import folder_paths
 
 from ..demo import shipped
+from ..demo.clip import MEAN, STD, tokens
 from ._api import io
+from .objective import ScorerSocket
+from .own_network import managed
+from .scorers import OpenCLIPScorer
+
+
+class ShapesScorer(OpenCLIPScorer):
+    """The Shapes CLIP. Built at its first use: open_clip takes seconds to import, and most workflows have no use for it."""
+
+    def __init__(self):
+        self.name, self.side = "Shapes CLIP", 64
+        self.tokenize, self.mean, self.std = tokens, MEAN, STD
+
+    @cached_property
+    def models(self):
+        return (managed(shipped.load_clip_module()),)
 
 
 class ShapesDemoModels(io.ComfyNode):
@@ -38,6 +56,10 @@ class ShapesDemoModels(io.ComfyNode):
                     "small_guide",
                     tooltip="A guide for autoguidance: a smaller network, trained for a shorter time on the same pictures.",
                 ),
+                ScorerSocket.Output(
+                    "clip_scorer",
+                    tooltip="A CLIP of Shapes pictures and captions for CLIP guidance: 64×64 pixels, 1 M parameters in the image tower.",
+                ),
             ],
         )
 
@@ -49,6 +71,7 @@ class ShapesDemoModels(io.ComfyNode):
             shipped.load_vae(),
             shipped.load_model("early"),
             shipped.load_model("small"),
+            ShapesScorer(),
         )
 
 

@@ -26,7 +26,7 @@ def models(run_node):
 
 
 def test_outputs_are_the_hosts_own_objects(models):
-    model, clip, vae, early, small = models
+    model, clip, vae, early, small = models[:5]
     for patcher in (model, early, small):
         assert type(patcher.model.diffusion_model) is comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel
         assert isinstance(patcher.model.latent_format, comfy.latent_formats.SD15)
@@ -74,7 +74,7 @@ def test_the_vae_has_the_latent_scale_of_sd15(models):
 
 def test_the_early_guide_is_a_weaker_version(models):
     """Autoguidance needs a guide that is wrong in the same way but more: further from the pictures, at every noise level."""
-    model, clip, vae, early, small = models
+    model, clip, vae, early, small = models[:5]
     rng = np.random.default_rng(12)
     scenes = [random_scene(rng) for _ in range(64)]
     context = encode(clip, [scene.caption for scene in scenes])
@@ -105,3 +105,23 @@ def test_the_linear_preview_is_nearer_to_the_picture_than_sd15s(models):
         return (latent @ torch.tensor(form.latent_rgb_factors) + bias - small).square().mean()
 
     assert error(main.model.latent_format) < 0.7 * error(comfy.latent_formats.SD15())
+
+
+def test_the_scorer_and_the_prompt_share_one_text_tower(models):
+    """Two implementations of the same text encoder: open_clip's, and ComfyUI's behind CLIPTextEncode."""
+    clip, scorer = models[1], models[5]
+    captions = ["a red cube on white", "a blue striped ball left of a green star and above a purple house on black"]
+    pooled = torch.cat([clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True)[1] for caption in captions])
+    assert torch.allclose(scorer.embed_lines(captions), pooled, atol=1e-4)
+
+
+def test_the_scorer_knows_the_right_caption(models):
+    scorer = models[5]
+    rng = np.random.default_rng(11)
+    scenes = [random_scene(rng) for _ in range(24)]
+    x = torch.stack([torch.tensor(render(scene)).permute(2, 0, 1).float() / 255 for scene in scenes])
+    comfy.model_management.load_models_gpu(list(scorer.models))
+    with torch.inference_mode(False), torch.no_grad():
+        images = torch.nn.functional.normalize(scorer.embed_pictures(x.clone()), dim=-1)
+    texts = torch.nn.functional.normalize(scorer.embed_lines([scene.caption for scene in scenes]), dim=-1)
+    assert ((images @ texts.T).argmax(1) == torch.arange(24)).float().mean() >= 0.9

@@ -1,0 +1,192 @@
+"""CLIP guidance in Shapes: does it add missing things and remove extra ones, or only polish? Every setting against CFG at its own cost.
+
+Every setting draws the same prompts from the same noise through the real node and ComfyUI's own sampler. Pictures are kept in
+`demo/runs/`, so a run that was stopped goes on where it was; `--only NAME …` takes a part of the settings, `--draw` draws without a report.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from demo import shipped
+from demo.clip import tokens
+from demo.evidence.autoguidance import DOCS, contact_sheet, load_nodes, measure, place_again
+from demo.features import features
+from demo.read import read
+from demo.render import render
+from demo.sampling import BATCH, draw, encode
+from demo.train.noised_clip import lengths
+from demo.training import RUNS
+from demo.world import parse, random_scene
+from tools.report import arguments, insert_tables, write_report
+
+SEED = 5000
+STEPS = 20
+NODE = {"strength": 0.5, "start_percent": 0.2, "end_percent": 1.0, "every": 1, "crops": 0, "whole_view": True}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """cfg and steps of the sampler; `clip`: inputs of CLIP Guidance (None: without it); scorer, autoguidance and caption weights beside."""
+
+    cfg: float = 2.0
+    steps: int = STEPS
+    clip: dict | None = None
+    scorer: str = "clean"
+    decoder: str = "vae"
+    autoguidance: float = 1.0
+    caption: float = 0.0
+
+
+def guided(**changed) -> dict:
+    return NODE | changed
+
+
+SETTINGS = {
+    "none": Setting(cfg=1.0),
+    "cfg 2": Setting(),
+    "cfg 3": Setting(cfg=3.0),
+    "cfg 2, 50 steps": Setting(steps=50),
+    "clip 0.5 without cfg": Setting(cfg=1.0, clip=guided()),
+    **{f"cfg 2 + clip {s}": Setting(clip=guided(strength=s)) for s in (0.1, 0.25, 0.5, 1.0)},
+    "cfg 2 + clip -0.5 (wrong sign)": Setting(clip=guided(strength=-0.5)),
+    **{f"cfg 2 + clip 0.5, skip {n} of 50": Setting(clip=guided(start_percent=n / 50)) for n in (0, 5, 20)},
+    "cfg 2 + clip 0.5, x0 without blend": Setting(clip=guided(blend="x0")),
+    "cfg 2 + clip 0.5, through the model": Setting(clip=guided(gradient="through model")),
+    "cfg 2 + clip 0.5, 4 crops beside": Setting(clip=guided(crops=4)),
+    "cfg 2 + clip 0.5, every 2nd step": Setting(clip=guided(every=2)),
+    "cfg 2 + clip 0.5, latent_rgb": Setting(clip=guided(), decoder="latent_rgb"),
+    "cfg 2 + noised clip 0.5": Setting(clip=guided(), scorer="noised"),
+    "autoguidance 2": Setting(cfg=1.0, autoguidance=2.0),
+    "autoguidance 2 + clip 0.5": Setting(cfg=1.0, autoguidance=2.0, clip=guided()),
+    "cfg 2 + caption residual 0.5": Setting(caption=0.5),
+    "cfg 2 + caption residual 1": Setting(caption=1.0),
+}
+
+
+@dataclass
+class Studio:
+    """The models, and the nodes that make a guided MODEL for one batch of captions."""
+
+    models: dict = field(default_factory=lambda: {name: shipped.load_model(name) for name in ("main", "early")})
+
+    def __post_init__(self):
+        self.pair, _ = load_nodes()
+        from guidance_lab.guidance.noised_clip import load
+        from guidance_lab.nodes import shapes
+        from guidance_lab.nodes.clip_guidance import CLIPGuidance
+        from guidance_lab.nodes.objective import Objective
+        from guidance_lab.nodes.objectives.noised import RenoisedScore
+        from guidance_lab.nodes.scorers import CLIPSimilarity
+
+        self.node, self.shapes = CLIPGuidance, shapes
+        self.objective, self.similarity, self.renoised = Objective, CLIPSimilarity, RenoisedScore
+        self.clip, self.vae = shipped.load_clip(), shipped.load_vae()
+        self.scorer, self.noised = shapes.ShapesScorer(), load(*shipped.noised_clip_files())
+
+    def aims(self, captions: list[str], scorer: str):
+        """An objective that pulls picture i towards caption i."""
+        from guidance_lab.guidance.similarity import cosine
+
+        if scorer == "noised":
+            ids = tokens(captions)
+            with torch.no_grad():
+                target = self.noised.text(ids, lengths(ids))
+            return self.objective(((1.0, self.renoised(self.noised, target, timestep=250, count=2)),))
+        target = self.scorer.embed_lines(captions)
+        return self.objective(((1.0, self.similarity(self.scorer, target, cosine, "Shapes CLIP")),))
+
+    def model(self, setting: Setting, captions: list[str]):
+        model = self.models["main"]
+        if setting.autoguidance != 1.0:
+            model = self.pair.execute(model, self.models["early"], setting.autoguidance, 0.0, 1.0).result[0]
+        decoder = {"decoder": setting.decoder} | ({"vae": self.vae} if setting.decoder == "vae" else {})
+        if setting.clip is not None:
+            aims = self.aims(captions, setting.scorer)
+            model = self.node.execute(model, objective=aims, decoder=decoder, **setting.clip).result[0]
+        if setting.caption:
+            from guidance_lab.nodes.caption_residual import CaptionResidualGuidance
+
+            model = CaptionResidualGuidance.execute(
+                model, self.clip, self.shapes.captioner(), decoder, scale=setting.caption, every=2, start_percent=0.2, end_percent=1.0
+            ).result[0]
+        return model
+
+    def draw(self, setting: Setting, captions: list[str]) -> np.ndarray:
+        """One picture per caption."""
+        contexts, empty = encode(self.clip, captions), encode(self.clip, [""])
+        pictures = []
+        for i, start in enumerate(range(0, len(captions), BATCH)):
+            chunk = captions[start : start + BATCH]
+            model = self.model(setting, chunk)
+            pictures.append(draw(model, self.vae, contexts[start : start + BATCH], empty, SEED + i, setting.cfg, setting.steps))
+        return np.concatenate(pictures)
+
+
+def weights_key() -> str:
+    """Changes when a weight that draws or guides changes, so that kept pictures are never those of another model."""
+    digest = hashlib.sha256()
+    for name in ("early", "main", "text", "vae", "clip", "noised_clip"):
+        digest.update((shipped.WEIGHTS / f"{name}.safetensors").read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def missing_and_extra(pictures: np.ndarray, scenes: list) -> dict[str, float]:
+    """Things too few and too many per picture, of prompts with two or three things."""
+    counts = [(len(s.things), len(read(p).things)) for s, p in zip(scenes, pictures, strict=True) if len(s.things) > 1]
+    wanted, found = np.array(counts).T
+    return {"missing": float(np.maximum(wanted - found, 0).mean()), "extra": float(np.maximum(found - wanted, 0).mean())}
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these settings", choices=list(SETTINGS))
+    parser.add_argument("--draw", action="store_true", help="draw and keep the pictures, no report")
+    args = parser.parse_args()
+    count = 50 if args.quick else 600
+    rng = np.random.default_rng(79)
+    scenes = [parse(random_scene(rng).caption) for _ in range(count)]
+    folder = RUNS / "evidence" / f"clip-{weights_key()}-{count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    studio: Callable[[], Studio] | None = None
+    drawn, seconds = {}, {}
+    for name in args.only or SETTINGS:
+        path = folder / f"{name.replace(' ', '_')}.npz"
+        if not path.exists():
+            studio = studio or Studio()
+            began = time.process_time()
+            pictures = studio.draw(SETTINGS[name], [scene.caption for scene in scenes])
+            np.savez_compressed(path.with_suffix(".tmp.npz"), pictures=pictures, seconds=time.process_time() - began)
+            path.with_suffix(".tmp.npz").replace(path)
+            print(f"{name}: {len(pictures)} pictures in {time.process_time() - began:.0f} s of CPU", flush=True)
+        kept = np.load(path)
+        drawn[name], seconds[name] = kept["pictures"], float(kept["seconds"]) / len(scenes)
+    if args.draw:
+        return
+    fresh = np.stack([render(place_again(s, np.random.default_rng([80, i]))) for i, s in enumerate(scenes)])
+    real = features(fresh)
+    rows = []
+    for name, pictures in drawn.items():
+        row = {"setting": name, "pictures": len(pictures), "cpu seconds": seconds[name]}
+        rows.append(row | measure(pictures, scenes, real) | missing_and_extra(pictures, scenes))
+    base = next((row for row in rows if row["setting"] == "cfg 2"), rows[0])
+    ratios = {f"{key} {row['setting']} / {base['setting']}": row[key] / base[key] for row in rows for key in ("frechet", "cpu seconds")}
+    write_report(args.json, ratios, rows)
+    columns = ("simple object+colour", "simple all", "complex all", "relation", "missing", "extra", "frechet", "coverage", "cpu seconds")
+    lines = ["| setting | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {row['setting']} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |" for row in rows]
+    print("\n".join(lines))
+    if not args.quick:
+        DOCS.mkdir(parents=True, exist_ok=True)
+        write_report(DOCS / "clip.json", ratios, rows)
+        insert_tables(DOCS / "clip.md", "\n".join(lines))
+        shown = ("cfg 2", "cfg 2 + clip 0.25", "cfg 2 + clip 0.5", "cfg 2 + clip -0.5 (wrong sign)")
+        contact_sheet(DOCS / "clip.png", [drawn[name] for name in shown if name in drawn])
+
+
+if __name__ == "__main__":
+    main()
