@@ -69,10 +69,17 @@ class Step:
         cost.rows += rows
         cost.seconds += seconds
 
+    def forget(self) -> None:
+        """Takes back what was said of this evaluation, before it is made once more. What it cost stays."""
+        self.own_predictions.clear()
+        self.terms.clear()
+        self.notes.clear()
+
     def release(self) -> None:
         """Cuts the main model's predictions off the graph that they were made in, for samplers that keep them (cfg_pp)."""
-        for _, prediction in self.own_predictions.values():
-            prediction.detach_()
+        with torch.inference_mode(False):  # inside, detach_ does nothing, and says nothing
+            for _, prediction in self.own_predictions.values():
+                prediction.detach_()
 
     def note(self, text: str) -> None:
         """Tells listeners in words what the calling guidance worked with in this evaluation."""
@@ -80,7 +87,7 @@ class Step:
             self.notes.append((self.run.charged_to, text))
 
     def prediction(self, cond: list) -> torch.Tensor:
-        """The main model's prediction for these processed conds: of the guider's own call when it had them (`Run.beside`), else made now."""
+        """The main model's prediction for these processed conds: from the guider's own call (`Run.beside`), else made now."""
         made_from, prediction = self.own_predictions.get(id(cond), (None, None))
         if made_from is not cond:
             prediction = self.run.main.predict(cond, self.x, self.sigma)

@@ -1,0 +1,142 @@
+"""Caption-residual guidance in a sampling run: away from what a captioner says of the running estimate."""
+
+import math
+from dataclasses import dataclass
+
+import comfy.sd
+import torch
+
+from ..guidance.caption_residual import caption_residual, same_caption
+from ..guidance.schedule import Window, in_window
+from .captioners import Captioner
+from .host import Guidance, Run, Step, attach
+from .host.decode import Decoder
+from .host.text import RunTexts, refuse_for_run
+from .read_out import show_on_node
+
+CAPTIONER_MEMORY = 256 * 2**20  # activations of a captioner at one picture; BLIP at 384 pixels needs about 150 MiB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the node asks for. weight: b; every: steps from one caption to the next; prompt: what was asked for, if told."""
+
+    weight: float
+    window: Window
+    every: int = 1
+    prompt: str = ""
+
+    def __post_init__(self):
+        if not math.isfinite(self.weight):
+            raise ValueError(f"scale is {self.weight}; give a finite number, 0 for no caption guidance, usually 0.5 to 2.")
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}; give 1 for a new caption at each step, 2 for every second step, and so on.")
+
+
+@dataclass
+class _State:
+    name: str
+    bounds: tuple[float, float]
+    texts: RunTexts
+    estimate: torch.Tensor | None = None  # what the last evaluation came to
+    first: int | None = None  # index of the first captioned step
+    captioned: int | None = None  # of the last one
+    captions: tuple[str, ...] = ()
+    conds: tuple[tuple[list[dict], list[int]], ...] = ()  # and the pictures they are for: those whose caption is not the prompt
+    asked: Step | None = None  # the evaluation that the conds were brought up to date for
+
+
+class CaptionResidual(Guidance):
+    """D = D - b(D_b - D_c), D_b under the caption of the estimate that the evaluation before came to; see `guidance.caption_residual`.
+
+    That estimate is one step old, and so the caption is known before the model is called: prompt, negative and caption are one call.
+    """
+
+    name = "Caption residual"
+
+    def __init__(self, clip: comfy.sd.CLIP, captioner: Captioner, decoder: Decoder, settings: Settings, node_id: str | None = None):
+        self.clip, self.captioner, self.decoder, self.settings, self.node_id = clip, captioner, decoder, settings, node_id
+        self.loaded_models = (clip.patcher, *captioner.models, *decoder.models)
+
+    def extra_memory(self, model, noise_shape: tuple[int, ...]) -> float:
+        return self.decoder.memory(noise_shape) + CAPTIONER_MEMORY * noise_shape[0]
+
+    def begin(self, run: Run) -> _State:
+        bounds = self.settings.window.sigmas(run.model_sampling.percent_to_sigma)
+        state = _State(run.charged_to, bounds, RunTexts(run, self.clip))
+        run.beside.append(lambda step: self._conds(step, state))
+        return state
+
+    def step(self, step: Step, state: _State) -> torch.Tensor:
+        self._conds(step, state)
+        if state.captions and self._acts(step, state):
+            step.note(" | ".join(state.captions))
+        guided = step.denoised
+        if not state.conds or not self._acts(step, state):
+            step.publish(None, 0.0)
+        else:
+            cond = step.own_prediction(state.texts.positive, step.cond_denoised)
+            captioned = self._captioned(step, state, cond)
+            weight = self.settings.weight
+            step.publish(-weight * (captioned - cond), weight)
+            guided = caption_residual(guided, cond, captioned, weight)
+        state.estimate = guided.detach()
+        return guided
+
+    def _acts(self, step: Step, state: _State) -> bool:
+        return self.settings.window.is_everything or in_window(step.sigma_value, state.bounds)
+
+    def _captioned(self, step: Step, state: _State, cond: torch.Tensor) -> torch.Tensor:
+        """D_b [B, ...]: each picture under its own caption, and D_c where the caption says the prompt."""
+        captioned = cond.clone()
+        for caption, rows in state.conds:
+            captioned[rows] = step.prediction(caption)[rows]
+        return captioned
+
+    def _conds(self, step: Step, state: _State) -> list[list[dict]]:
+        """Brings the captions up to date, once in each evaluation; returns the conds to predict beside the guider's own."""
+        if state.estimate is None or not self._acts(step, state):
+            return []
+        if state.asked is not step:
+            state.asked = step
+            index = step.run.index(step.sigma_value)
+            state.first = index if state.first is None else state.first
+            if state.captioned is None or (index != state.captioned and (index - state.first) % self.settings.every == 0):
+                state.captioned = index
+                with step.run.charge(state.name), step.run.work(step):
+                    self._caption(step, state)
+        return [caption for caption, _ in state.conds]
+
+    def _caption(self, step: Step, state: _State) -> None:
+        with torch.inference_mode():
+            captions = tuple(self.captioner.caption(self.decoder.decode(self._whole(step, state.estimate))))
+        show_on_node("\n".join(captions), self.node_id)
+        if captions == state.captions:
+            return
+        state.captions = captions
+        wanted = [None if self._says_prompt(state, caption, row) else caption for row, caption in enumerate(captions)]
+        state.conds = tuple(state.texts.conds(wanted)) if any(wanted) else ()
+
+    def _says_prompt(self, state: _State, caption: str, row: int) -> bool:
+        # Away from no words at all would be another negative prompt, which nobody asked for.
+        if not caption or (self.settings.prompt and same_caption(caption, self.settings.prompt)):
+            return True
+        return state.texts.is_positive(caption, row)
+
+    def _whole(self, step: Step, estimate: torch.Tensor) -> torch.Tensor:
+        """The estimate with the given picture around the inpainting mask, which is what the sampler makes of it."""
+        mask = step.run.mask(step.sigma)
+        if mask is None or step.run.latent_image is None:
+            return estimate
+        return estimate * mask + step.run.latent_image * (1 - mask)
+
+
+def caption_residual_model(model, clip, captioner, decoder: Decoder, settings: Settings, node_id: str | None = None):
+    """A clone of the MODEL that carries caption-residual guidance; at weight 0 it carries nothing.
+
+    ValueError, in one sentence, when this CLIP cannot encode while sampling.
+    """
+    if settings.weight == 0:
+        return model.clone()
+    refuse_for_run(clip, [*model.get_nested_additional_models(), *captioner.models])
+    return attach(model, CaptionResidual(clip, captioner, decoder, settings, node_id))

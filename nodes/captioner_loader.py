@@ -1,0 +1,161 @@
+"""Captioner Loader: an image-to-text model from a folder on this computer, or a vision-language text encoder of ComfyUI."""
+
+import json
+import os
+from pathlib import Path
+
+import folder_paths
+import torch
+import transformers
+
+from ._api import io
+from .captioners import CaptionerSocket, TextGeneratingClip, TransformersCaptioner
+
+CATEGORY = "Guidance Lab/Captions"
+FOLDER = "captioners"
+# config.json's model_type → class, and what Florence-2 is asked with. Classes by name: what a file says is never imported.
+_CLASSES = {
+    "blip": ("BlipForConditionalGeneration", None),
+    "blip-2": ("Blip2ForConditionalGeneration", None),
+    "git": ("GitForCausalLM", None),
+    "florence2": ("Florence2ForConditionalGeneration", "<CAPTION>"),
+}
+QUESTION = "Describe this picture in one short sentence: its objects, their colours, how many there are and where they are."
+
+
+def captioner_folders() -> dict[str, Path]:
+    """Name → folder of every captioner in models/captioners and in the `captioners` folders of extra_model_paths.yaml.
+
+    A captioner is a folder with a config.json, at most two levels down (`blip-base`, `Salesforce/blip-base`).
+    """
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    found: dict[str, Path] = {}
+    for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
+        for config in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
+            found.setdefault(config.parent.relative_to(root).as_posix(), config.parent)
+    return found
+
+
+def read_captioner(path: Path, max_tokens: int = 40) -> TransformersCaptioner:
+    """The captioner in a folder as transformers saves it. Nothing is downloaded, no code and no pickle of the folder is run.
+
+    ValueError, in one sentence, when the folder holds no captioner, only pickled weights, or weights of another model.
+    """
+    config = _json(path / "config.json")
+    kind = config.get("model_type")
+    if kind not in _CLASSES:
+        raise ValueError(f"{path.name} is a '{kind}' model; a captioner has to be one of {', '.join(_CLASSES)}.")
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(
+            f"{path.name} has no .safetensors weights, and pickled ones (.bin, .pt) are not read because they can run code; "
+            "download the safetensors version of the model."
+        )
+    class_name, task = _CLASSES[kind]
+    try:
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            network, report = getattr(transformers, class_name).from_pretrained(
+                path, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+            processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a damaged file makes of transformers
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path.name} could not be read as a {kind} captioner ({first_line}); download the whole folder again.") from error
+    if report["missing_keys"]:
+        example = min(report["missing_keys"])
+        raise ValueError(
+            f"{path.name} is no {kind} captioner that transformers {transformers.__version__} can read: {len(report['missing_keys'])} "
+            f"weights such as {example} are missing; use the image captioning version of the model, converted for transformers."
+        )
+    return TransformersCaptioner(network, processor, max_tokens, task, name=path.name)
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.parent.name} has no readable config.json, so it is not a captioner; download the whole folder.") from error
+
+
+class CaptionerLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        max_tokens = io.Int.Input(
+            "max_tokens",
+            default=40,
+            min=5,
+            max=200,
+            tooltip="Longest caption, in tokens (about 3/4 of a word each). 20 to 60 usual; a caption that ends earlier costs less.",
+        )
+        return io.Schema(
+            node_id="GuidanceLab_CaptionerLoader",
+            display_name="Captioner Loader",
+            category=CATEGORY,
+            description=(
+                "Loads a model that says in words what a picture shows, for Caption Residual Guidance: BLIP, BLIP-2, GIT or Florence-2 "
+                "from a folder, or a vision-language text encoder that you already have."
+            ),
+            search_aliases=["captioner", "BLIP", "BLIP-2", "GIT", "Florence-2", "image to text", "interrogate", "VLM", "h(x)"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=[
+                        io.DynamicCombo.Option(
+                            "folder",
+                            [
+                                io.Combo.Input(
+                                    "folder",
+                                    options=sorted(captioner_folders()),
+                                    tooltip="A folder in models/captioners: config.json, tokenizer and .safetensors as downloaded. "
+                                    "blip-image-captioning-base (0.25 B parameters) is small and good; Florence-2 has to be the version "
+                                    "for transformers (florence-community). Nothing is downloaded.",
+                                ),
+                                max_tokens,
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "text_encoder",
+                            [
+                                io.Clip.Input(
+                                    "clip",
+                                    tooltip="A text encoder that sees and writes: Qwen3-VL, Gemma 3 or Gemma 4 from Load CLIP. "
+                                    "It may be the one of your diffusion model; slower than BLIP.",
+                                ),
+                                io.String.Input(
+                                    "question",
+                                    default=QUESTION,
+                                    multiline=True,
+                                    tooltip="What it is asked about each picture. Ask for one sentence, in the kind of words that your "
+                                    "prompts have.",
+                                ),
+                                max_tokens,
+                            ],
+                        ),
+                    ],
+                    tooltip="Where the captioner comes from: a folder in models/captioners, or a vision-language text encoder.",
+                )
+            ],
+            outputs=[
+                CaptionerSocket.Output(
+                    "captioner",
+                    tooltip="The captioner. It always takes the likeliest word, so a picture always gets the same caption.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, source: dict | None = None) -> io.NodeOutput:
+        source = source or {}
+        if source.get("source") == "folder":
+            folders = captioner_folders()
+            name = source.get("folder")
+            if name not in folders:
+                raise ValueError(f"There is no captioner '{name}': put its folder into models/captioners and choose it again.")
+            return io.NodeOutput(read_captioner(folders[name], source.get("max_tokens", 40)))
+        if source.get("source") == "text_encoder":
+            if source.get("clip") is None:
+                raise ValueError("Captioner Loader got an empty CLIP: the checkpoint has no text encoder; connect one from Load CLIP.")
+            return io.NodeOutput(TextGeneratingClip(source["clip"], source.get("question", QUESTION), source.get("max_tokens", 40)))
+        raise ValueError("Captioner Loader does not know this source: choose folder or text_encoder.")
+
+
+NODES = [CaptionerLoader]
