@@ -136,14 +136,17 @@ def oracles(rows: list[dict]) -> list[tuple[str, str, bool]]:
 
 
 def judge(rows: list[dict]) -> list[dict]:
-    """Every oracle with the number of training seeds in which it holds; it passes when it holds in all of them."""
+    """Every oracle with the number of training seeds in which it holds; it passes when it holds in most of them.
+
+    The limits come from one training run, and what they say is about the method, not about each run of it.
+    """
     by_seed: dict[int, list[dict]] = {}
     for row in rows:
         by_seed.setdefault(row["seed"], []).append(row)
     verdicts = []
     for same in zip(*map(oracles, by_seed.values()), strict=True):
         held = sum(ok for _, _, ok in same)
-        verdicts.append({"oracle": same[0][0], "claim": same[0][1], "held": held, "seeds": len(same), "pass": held == len(same)})
+        verdicts.append({"oracle": same[0][0], "claim": same[0][1], "held": held, "seeds": len(same), "pass": 2 * held > len(same)})
     return verdicts
 
 
