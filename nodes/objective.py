@@ -28,12 +28,14 @@ class Scorer:
     """One network that scores pictures. Immutable; everything that does not depend on the picture is computed before sampling.
 
     `side`: pixels of the square view it takes. `models`: what has to be loaded on the device while it scores.
+    `fill`: what surrounds a picture that is not square, 0 black to 1 white.
     `noisy`: it scores the noisy sample x_t of a pixel-space model, in the VP frame and in -1..1, instead of a clean picture.
     """
 
     name: str = ""
     side: int = 224
     models: tuple[ModelPatcher, ...] = ()
+    fill: float = 0.0
     noisy: bool = False
 
     def score(self, view: torch.Tensor, moment: Moment) -> torch.Tensor:
