@@ -10,7 +10,7 @@ By Tweedie dx0/dx = a*Cov[x0|x]/b^2, so the second is the first preconditioned b
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -34,13 +34,15 @@ class Gradient(NamedTuple):
 
 
 @contextmanager
-def differentiable():
-    """Autograd on, whatever the caller switched off, and tolerant of models that write into their activations.
+def differentiable(in_place: bool = True):
+    """Autograd on, whatever the caller switched off, and with `in_place` tolerant of models that write into their activations.
 
     Hosts sample under `inference_mode`, where `enable_grad` alone silently records nothing; ComfyUI's CLIP layers and Flux
-    blocks add in place to tensors that the backward pass needs.
+    blocks add in place to tensors that the backward pass needs. The tolerance puts Python around every single operation, which
+    a GPU has to wait for; without it such a model raises a RuntimeError about an "inplace operation", and never a wrong gradient.
     """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.allow_mutation_on_saved_tensors():
+    tolerance = torch.autograd.graph.allow_mutation_on_saved_tensors() if in_place else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), tolerance:
         yield
 
 
@@ -80,13 +82,15 @@ def accumulate(terms: Iterable[ScoreTerm], x_in: torch.Tensor) -> tuple[torch.Te
     return score, gradient
 
 
-def x0_gradient(terms: Iterable[ScoreTerm], x: torch.Tensor, denoised: torch.Tensor, level: Level, *, blended: bool = True) -> Gradient:
+def x0_gradient(
+    terms: Iterable[ScoreTerm], x: torch.Tensor, denoised: torch.Tensor, level: Level, *, blended: bool = True, in_place: bool = True
+) -> Gradient:
     """Gradient of S with respect to the estimate `denoised` [B, ...]; no diffusion model in the graph.
 
-    With `blended` the score sees x_in and the gradient carries its factor sqrt(1 - alpha_bar). The leaf is the estimate:
-    with the leaf at x_t the only path would be (1 - f)*x_t, and the guidance would silently vanish at high noise.
+    With `blended` the score sees x_in and the gradient carries its factor sqrt(1 - alpha_bar). `in_place`: as in `differentiable`.
+    The leaf is the estimate: with the leaf at x_t the only path would be (1 - f)*x_t, and the guidance would silently vanish at high noise.
     """
-    with differentiable():
+    with differentiable(in_place):
         level = Level(*map(_own, level))
         estimate = _own(denoised)
         x_in = blend(_own(x), estimate, level) if blended else estimate
@@ -97,7 +101,13 @@ def x0_gradient(terms: Iterable[ScoreTerm], x: torch.Tensor, denoised: torch.Ten
 
 
 def model_gradient(
-    terms: Iterable[ScoreTerm], denoiser: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, level: Level, *, blended: bool = True
+    terms: Iterable[ScoreTerm],
+    denoiser: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    level: Level,
+    *,
+    blended: bool = True,
+    in_place: bool = True,
 ) -> Gradient:
     """Gradient of S with respect to `x` [B, ...] back through `denoiser` (x -> x0, with its CFG inside).
 
@@ -105,7 +115,7 @@ def model_gradient(
     backward pass of the model is paid once, not once for each crop. The model is evaluated once; its x0 is handed back.
     Raises ValueError when x0 does not depend on x through autograd (an attention kernel without a backward, for one).
     """
-    with differentiable():
+    with differentiable(in_place):
         level = Level(*map(_own, level))
         leaf = _own(x).requires_grad_()
         denoised = denoiser(leaf)
@@ -118,12 +128,14 @@ def model_gradient(
     return Gradient(score, g, denoised, THROUGH)
 
 
-def sample_gradient(terms: Iterable[ScoreTerm], x: torch.Tensor, denoised: torch.Tensor, level: Level) -> Gradient:
+def sample_gradient(
+    terms: Iterable[ScoreTerm], x: torch.Tensor, denoised: torch.Tensor, level: Level, *, in_place: bool = True
+) -> Gradient:
     """dS/dx of a score of the noisy sample itself: the terms take x_t in the VP frame, and no diffusion model is involved.
 
     Noise-aware classifiers and GLIDE's noised CLIP. `x` [B, ...] in the frame of `level`; `denoised` is only handed on.
     """
-    with differentiable():
+    with differentiable(in_place):
         level = Level(*map(_own, level))
         score, g = accumulate(terms, to_vp(_own(x), level))
         g = g / radius(level)

@@ -10,12 +10,11 @@ from .host.decode import make_decoder
 from .host.gradient import resident
 from .looks import Looks
 from .objective import ObjectiveSocket
-from .score_guidance import ScoreGuidance, Settings
+from .score_guidance import SIZES, ScoreGuidance, Settings
 
-CATEGORY = "Guidance Lab/CLIP"
+CATEGORY = "Guidance Lab/CLIP guidance"
 X0, THROUGH = "x0", "through model"
 UPAINTING, ESTIMATE = "UPainting", "x0"
-SIZES = ("rms", "clamp", "exact")
 ALIASES = ["UPainting", "CLIP guidance", "classifier guidance", "universal guidance", "MPGD", "DPS", "Disco Diffusion", "cross-modal"]
 
 
@@ -52,7 +51,7 @@ def _settings() -> list[io.Input]:
             "gradient",
             options=[X0, THROUGH],
             default=X0,
-            tooltip="x0: the gradient at the estimate; the diffusion model is not differentiated, which is cheap and works with all models. "
+            tooltip="x0: the gradient at the estimate; the diffusion model is not differentiated, which is cheap and works with all. "
             "through model: back through model and CFG, as the papers do; about one more CFG step and much more memory, and refused with "
             "the reason where it cannot be right (low VRAM, quantised weights, hooks on the prompt).",
         ),

@@ -2,13 +2,14 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from ..guidance.crops import crop_generator
-from ..guidance.cross_modal import EXACT, Gradient, model_gradient, sample_gradient, shift, x0_gradient
+from ..guidance.cross_modal import CLAMP, EXACT, RMS, Gradient, ScoreTerm, model_gradient, sample_gradient, shift, x0_gradient
 from ..guidance.frames import Level
 from ..guidance.schedule import Window, in_window
 from .host import Guidance, Run, Step
@@ -18,6 +19,9 @@ from .looks import Looks, crop_side, noisy_terms, score_terms
 from .objective import Moment, Objective
 from .read_out import show_on_node
 
+SIZES = (RMS, CLAMP, EXACT)
+NO_BACKWARD = ("autograd kernel", "autograd formula", "autograd tracking", "derivative for", "saved for backward", "does not require grad")
+ADVICE = "Choose gradient 'x0' if it is the model, and another decoder or scorer if it is not."
 SCORER_MEMORY = 512 * 2**20  # activations of one look at one picture; measured 9 MiB (ViT-B/32) to 430 MiB (SO400M, L at 336 pixels)
 
 
@@ -30,10 +34,12 @@ class Settings:
     through: bool = False
     blended: bool = True
     every: int = 1
-    size: str = "rms"
+    size: str = RMS
     looks: Looks = Looks()
 
     def __post_init__(self):
+        if self.size not in SIZES:
+            raise ValueError(f"size is '{self.size}'; choose {', '.join(SIZES[:-1])} or {SIZES[-1]}.")
         if not math.isfinite(self.strength):
             raise ValueError(f"strength is {self.strength}; give a finite number, 0 for no guidance, usually 0.2 to 1.")
         if self.every < 1:
@@ -45,6 +51,7 @@ class _State:
     name: str
     bounds: tuple[float, float]
     gradient: Gradient | None = None
+    in_place: bool = False  # whether a network turned out to write into what its own backward pass needs
     warned: bool = False
 
 
@@ -95,35 +102,43 @@ class ScoreGuidance(Guidance):
             return step.denoised
         run, level = step.run, step.run.level(step.sigma, step.x)
         if self._is_due(step, state):
-            with differentiable_weights(self.loaded_models), run.work(step):
-                moment = self._moment(step, level)
+            seen = _beside_surroundings(step.denoised, run.mask(step.sigma), run.latent_image)
+
+            def gradient(in_place: bool) -> Gradient:
+                terms = self._terms(step, level)
                 if self.noisy:
-                    state.gradient = sample_gradient(self._noisy_terms(step, moment), step.x, step.denoised, level)
-                else:
-                    seen = _beside_surroundings(step.denoised, run.mask(step.sigma), run.latent_image)
-                    state.gradient = x0_gradient(self._terms(step, moment), step.x, seen, level, blended=self.settings.blended)
+                    return sample_gradient(terms, step.x, seen, level, in_place=in_place)
+                return x0_gradient(terms, step.x, seen, level, blended=self.settings.blended, in_place=in_place)
+
+            with differentiable_weights(self.loaded_models), run.work(step):
+                state.gradient = _tolerant(gradient, state)
         return self._move(step, state, step.denoised, level)
 
     def _around(self, state: _State, step: Step, evaluate) -> torch.Tensor:
         """Around the whole evaluation of the guider: the one with a gradient is the only one."""
-        if not self._acts(step, state):
-            step.publish(None, 0.0)
-            return evaluate(step.x)
         run, level = step.run, step.run.level(step.sigma, step.x)
         with run.charge(state.name):
+            if not self._acts(step, state):
+                step.publish(None, 0.0)
+                return evaluate(step.x)
             if not self._is_due(step, state):
                 return self._move(step, state, evaluate(step.x), level)
-            made = []
+            made = None
 
             def denoiser(x: torch.Tensor) -> torch.Tensor:
-                made.append(evaluate(x))
-                return _beside_surroundings(made[0], run.mask(step.sigma), run.latent_image)
+                nonlocal made
+                step.forget()
+                made = evaluate(x)
+                return _beside_surroundings(made, run.mask(step.sigma), run.latent_image)
+
+            def gradient(in_place: bool) -> Gradient:
+                terms = self._terms(step, level)
+                return model_gradient(terms, denoiser, step.x, level, blended=self.settings.blended, in_place=in_place)
 
             with differentiable_run(run), run.work(step):
-                terms = self._terms(step, self._moment(step, level))
-                state.gradient = model_gradient(terms, denoiser, step.x, level, blended=self.settings.blended)
+                state.gradient = _tolerant(gradient, state)
                 step.release()
-            return self._move(step, state, made[0].detach().to(step.x.dtype), level)
+            return self._move(step, state, made.detach().to(step.x.dtype), level)
 
     def _acts(self, step: Step, state: _State) -> bool:
         return self.settings.window.is_everything or in_window(step.sigma_value, state.bounds)
@@ -132,21 +147,18 @@ class ScoreGuidance(Guidance):
         """Between two due steps the last gradient is used again, at the size that belongs to the present noise level."""
         return state.gradient is None or step.run.index(step.sigma_value) % self.settings.every == 0
 
-    def _moment(self, step: Step, level: Level) -> Moment:
-        return Moment(level, crop_generator(self.settings.looks.seed, step.run.index(step.sigma_value)))
-
-    def _terms(self, step: Step, moment: Moment):
+    def _terms(self, step: Step, level: Level) -> list[ScoreTerm]:
+        moment = Moment(level, crop_generator(self.settings.looks.seed, step.run.index(step.sigma_value)))
+        if self.noisy:
+            return noisy_terms(self.objective, self.settings.looks, step.x.shape, moment)
         return score_terms(self.objective, self.decoder, self.settings.looks, step.x.shape, moment)
 
-    def _noisy_terms(self, step: Step, moment: Moment):
-        return noisy_terms(self.objective, self.settings.looks, step.x.shape, moment)
-
     def _move(self, step: Step, state: _State, denoised: torch.Tensor, level: Level) -> torch.Tensor:
-        size = self.settings.size
-        next_level = None if size == EXACT else step.run.level(step.run.next_sigma(step.sigma), step.x)
-        value = shift(
-            state.gradient, level, self.settings.strength, size=size, mask=step.run.mask(step.sigma), next_level=next_level
-        ).to(denoised.dtype)
+        run, size = step.run, self.settings.size
+        # The exact rule is kept exact: nothing caps it.
+        following = None if size == EXACT else run.level(run.next_sigma(step.sigma), step.x)
+        value = shift(state.gradient, level, self.settings.strength, size=size, mask=run.mask(step.sigma), next_level=following)
+        value = value.to(denoised.dtype)
         if not state.warned and not torch.isfinite(state.gradient.value).all():
             state.warned = True
             message = "the gradient is not a number at some step, so that step is not guided; a scorer or VAE in float32 usually cures it."
@@ -162,7 +174,21 @@ class ScoreGuidance(Guidance):
             side = max(scorer.side for _, scorer in self.objective.parts)
             height, width = noise.shape[-2:]
             if min(height, width) < side:
-                raise ValueError(f"The objective scores noisy pictures of {side} x {side} pixels, and this is {width} x {height}; make it larger.")
+                raise ValueError(f"The objective scores noisy pictures of {side} x {side} pixels, and this is {width} x {height}.")
+
+
+def _tolerant(gradient: Callable[[bool], Gradient], state: _State) -> Gradient:
+    """`gradient(in_place)`, first without the costly tolerance for networks that write in place, from the first refusal on with it."""
+    try:
+        return gradient(state.in_place)
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in NO_BACKWARD):
+            reason = str(error).split(". ")[0].strip()
+            raise ValueError(f"A network on the way from the score to the picture has no gradient ({reason}). {ADVICE}") from error
+        if state.in_place or "inplace operation" not in str(error):
+            raise
+    state.in_place = True
+    return gradient(True)
 
 
 def _beside_surroundings(denoised: torch.Tensor, mask: torch.Tensor | None, latent_image: torch.Tensor | None) -> torch.Tensor:

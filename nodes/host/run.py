@@ -222,15 +222,15 @@ class Run:
         """Around each evaluation of the guider: opens the step, and tells the listeners when it is finished."""
 
         def evaluate(at: torch.Tensor) -> torch.Tensor:
-            if not self.differentiating:
-                return executor(at, sigma, model_options, *args, **kwargs)
-            self.step.x = at  # so that other guidances are differentiated too
-            try:
-                # Autograd must not save an inference tensor, and the sampler's sigma is one.
-                with self.charge(MODEL):
+            with self.charge(MODEL):
+                if not self.differentiating:
+                    return executor(at, sigma, model_options, *args, **kwargs)
+                self.step.x = at  # so that other guidances are differentiated too
+                try:
+                    # Autograd must not save an inference tensor, and the sampler's sigma is one.
                     return executor(at, sigma.clone(), options_for_gradient(model_options), *args, **kwargs)
-            finally:
-                self.step.x = x
+                finally:
+                    self.step.x = x
 
         self.step = Step(self, x, sigma)
         began = self.now()
