@@ -12,7 +12,7 @@ from .looks import Looks
 from .objective import ObjectiveSocket
 from .score_guidance import SIZES, ScoreGuidance, Settings
 
-CATEGORY = "Guidance Lab/CLIP guidance"
+CATEGORY = "Guidance Lab/CLIP"
 X0, THROUGH = "x0", "through model"
 UPAINTING, ESTIMATE = "UPainting", "x0"
 ALIASES = ["UPainting", "CLIP guidance", "classifier guidance", "universal guidance", "MPGD", "DPS", "Disco Diffusion", "cross-modal"]

@@ -77,7 +77,7 @@ def _decoded(decode: Look, seen: list[Look]) -> ScoreTerm:
 
 
 def _of_whole(share: float, scorer: Scorer, moment: Moment, picture: torch.Tensor) -> torch.Tensor:
-    return share * scorer.score(whole_view(picture, scorer.side), moment)
+    return share * scorer.score(whole_view(picture, scorer.side, scorer.fill), moment)
 
 
 def _of_box(share: float, scorer: Scorer, moment: Moment, box: Box, picture: torch.Tensor) -> torch.Tensor:
