@@ -86,6 +86,15 @@ def noised_clip_files() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor
     return tuple({k.removeprefix(p): v for k, v in sd.items() if k.startswith(p)} for p in ("image.", "text."))
 
 
+def galip_weights() -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
+    """State dict of the Shapes GALIP's generator and its block sizes, for `galip.load_generator`. The tower inside is the Shapes CLIP's."""
+    sd, metadata = _file("galip")
+    clip, _ = _file("clip")
+    outside = ("visual.proj", "visual.ln_post.weight", "visual.ln_post.bias")  # of the embedding, which the generator does not use
+    inside = {key.replace("visual", "mapping.CLIP_ViT", 1): clip[key] for key in clip if key.startswith("visual.") and key not in outside}
+    return sd | inside, tuple(int(size) for size in metadata["sizes"].split(","))
+
+
 def load_vae() -> comfy.sd.VAE:
     """The autoencoder as a VAE."""
     sd, _ = _file("vae")

@@ -54,7 +54,7 @@ class Pictures:
 
     def __init__(self, count: int):
         digest = hashlib.sha256()
-        for name in ("galip", "main", "text", "vae"):
+        for name in ("clip", "galip", "main", "text", "vae"):
             digest.update(shipped.weights_file(name).read_bytes())
         self.folder = RUNS / "evidence" / f"galip-{digest.hexdigest()[:10]}-{count}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,8 @@ def main() -> None:
     scenes: list[Scene] = [parse(random_scene(rng).caption) for _ in range(count)]
     captions = [scene.caption for scene in scenes]
     clip, vae, model = shipped.load_clip(), shipped.load_vae(), shipped.load_model("main")
-    generator = load_generator(shipped.weights_file("galip"))
+    weights, sizes = shipped.galip_weights()
+    generator = load_generator(weights, sizes=sizes)
     contexts, empty, sentences, codes = encode(clip, captions), encode(clip, [""]), pooled(clip, captions), noise(count, SEED)
     draw(model, vae, contexts[:2], empty, SEED, CFG, 1)  # loading is nobody's time
     settings = {"GALIP": lambda: draw_galip(generator, sentences, codes)}

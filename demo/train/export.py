@@ -12,12 +12,12 @@ import json
 import safetensors.torch
 import torch
 
+from demo.galip import DIMS
 from demo.models import ShapesLatent, autoencoder
 from demo.shipped import WEIGHTS
 from demo.train.diffusion import MAIN, SMALL
-from demo.train.galip import averaged, snapshots
+from demo.train.galip import averaged, clip_snapshot, snapshots
 from demo.training import RUNS
-from galip import save_generator
 
 
 def fold_latent_scale(vae, mean: torch.Tensor, std: torch.Tensor, scale: float) -> None:
@@ -79,11 +79,12 @@ def write_noised_clip() -> None:
 
 
 def write_galip() -> None:
-    """The generator with its own CLIP image tower, in the layout that GALIP Loader reads."""
-    path = WEIGHTS / "galip.safetensors"
-    save_generator(averaged("galip", max(snapshots("galip"))), path, torch.float16)
-    path.chmod(0o644)
-    print(f"galip: step {max(snapshots('galip'))}, {path.stat().st_size / 1e6:.1f} MB")
+    """The generator in 8 bits, without the CLIP image tower inside: that is the CLIP's file."""
+    if clip_snapshot()["step"] != torch.load(RUNS / "clip" / "last.pt", weights_only=True)["step"]:
+        raise SystemExit("The GALIP run began with an earlier state of the CLIP than the one that is shipped; train it again.")
+    sd = averaged("galip", max(snapshots("galip"))).state_dict()
+    sd = {key: value for key, value in sd.items() if not key.startswith("mapping.CLIP_ViT.")}
+    write("galip", in_8_bits(sd), {"sizes": ",".join(map(str, DIMS.sizes)), "step": str(max(snapshots("galip")))})
 
 
 def main() -> None:
