@@ -36,13 +36,15 @@ def architecture(shapes: Shapes) -> list[str]:
     if f"{text}token_embedding.weight" not in shapes or not any(key.startswith("visual.") for key in shapes):
         raise ValueError(_what_it_is(shapes))
     vocabulary, width = shapes[f"{text}token_embedding.weight"]
+    context = shapes.get(f"{text}positional_embedding", (0,))[0]
     timm = any(key.startswith("visual.trunk.") for key in shapes)
     layers = len({key.split(".resblocks.")[1].split(".")[0] for key in shapes if key.startswith(f"{text}transformer.resblocks.")})
 
     def possible(config: dict) -> bool:
         own = config["text_cfg"]
-        found = (own.get("vocab_size", 49408), own.get("width", 512), own.get("layers", 12))
-        return found == (vocabulary, width, layers) and ("timm_model_name" in config["vision_cfg"]) == timm
+        rows = own.get("context_length", 77) + bool(own.get("embed_cls"))
+        sizes = (own.get("vocab_size", 49408), own.get("width", 512), own.get("layers", 12), rows)
+        return sizes == (vocabulary, width, layers, context) and ("timm_model_name" in config["vision_cfg"]) == timm
 
     names = [name for name, config in _configs().items() if possible(config) and _shapes(name) == shapes]
     if not names:

@@ -15,7 +15,7 @@ from .clip_release import release
 from .clip_text import tokenizer, tokenizer_folders
 from .clip_weights import architecture, build, open_clip
 
-CATEGORY = "Guidance Lab/CLIP guidance/Objectives"
+CATEGORY = "Guidance Lab/CLIP"
 FOLDERS = ("clip_vision", "text_encoders")
 STATISTICS = {
     "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),

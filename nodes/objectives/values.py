@@ -5,18 +5,18 @@ import math
 from .._api import io
 from ..objective import Objective, ObjectiveSocket, Scorer
 
-CATEGORY = "Guidance Lab/CLIP guidance/Objectives"
+CATEGORY = "Guidance Lab/CLIP/Objectives"
 
 
 def weight_input() -> io.Float.Input:
     return io.Float.Input(
         "weight",
         default=1.0,
-        min=-10.0,
-        max=10.0,
+        min=-100000.0,
+        max=100000.0,
         step=0.05,
-        tooltip="How much this counts beside other objectives in Objective: Combine. Alone only its sign counts, because the guidance "
-        "normalises the gradient: positive raises the score, negative lowers it, 0 leaves it out. Usual -1 to 2.",
+        tooltip="How much this counts beside other objectives in Objective: Combine; negative lowers the score, 0 leaves it out. Usual -1 "
+        "to 2. Alone only its sign counts in CLIP Guidance with size rms; with clamp or exact it is the guidance scale (UPainting: 20000).",
     )
 
 
