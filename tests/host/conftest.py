@@ -128,6 +128,13 @@ def sd15_model(_sd15_base):
     return _sd15_base.clone()
 
 
+@pytest.fixture(scope="module")
+def shapes(pack_nodes):
+    """(MODEL, CLIP, VAE, …): what the Shapes Demo Models node gives, loaded once for a file of tests."""
+    with torch.inference_mode():
+        return pack_nodes["GuidanceLab_ShapesDemoModels"].PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED().result
+
+
 @pytest.fixture
 def cond():
     """`cond(seed, tokens=77)` → CONDITIONING of width 768, batch 1, with a pooled output."""
@@ -162,5 +169,30 @@ def sample():
                 model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent, denoise=denoise, **options
             )
         return out[0]["samples"]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """`networks(name)` → a fresh MODEL of that architecture of `tiny_networks`; built once for a file of tests."""
+    import tiny_networks  # imports ComfyUI, which has to be set up first
+
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = tiny_networks.build(name)
+        return built[name].clone()
+
+    return get
+
+
+@pytest.fixture
+def weaken(run_node):
+    """`weaken(model, method, **settings)` → the MODEL that the node gives."""
+
+    def run(model, method, **settings):
+        return run_node("GuidanceLab_WeakerVersion", model=model, method={"method": method, **settings})[0]
 
     return run
