@@ -11,13 +11,17 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("unit", "host", "server", "canvas")
-# Folder under models/ → the fixture that makes a file for it.
-TINY_FILES = {"checkpoints": "tiny_checkpoint_file", "galip": "tiny_galip_file", "text_encoders": "tiny_clip_file"}
+# Folder under models/ → the fixture that is a file for it, or that makes one of its name.
+TINY_FILES = {
+    "checkpoints": "tiny_checkpoint_file", "galip": "tiny_galip_file", "text_encoders": "tiny_clip_file",
+    "clip_vision": "tiny_scorer_file", "classifiers": "tiny_scorer_file", "captioners": "tiny_scorer_file",
+}  # fmt: skip
 
 # The repository goes to the END of the path: ComfyUI has top-level modules with our names (`nodes`, `tests`) and they must win.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT), str(ROOT / "tests")]
 
 import tiny_galip  # noqa: E402
+import tiny_scorers  # noqa: E402
 
 from tools.client import needed_files  # noqa: E402
 from tools.host import Host, read_version  # noqa: E402
@@ -101,6 +105,13 @@ def tiny_clip_file(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_scorer_file(tmp_path_factory):
+    """`tiny_scorer_file(name)` → a file of the network that goes by that name under models/."""
+    folder = tmp_path_factory.mktemp("scorers")
+    return lambda name: tiny_scorers.write(folder, name)
+
+
 @pytest.fixture
 def workflow(example, server, request) -> dict:
     """The UI JSON of an example workflow.
@@ -120,7 +131,8 @@ def workflow(example, server, request) -> dict:
     for name in needed_files(content):
         kind = TINY_FILES.get(name.split("/")[0])
         assert kind, f"{example.name} needs {name}: the tests can make files for {', '.join(TINY_FILES)} only"
-        _link(request.getfixturevalue(kind), server, name)
+        made = request.getfixturevalue(kind)
+        _link(made(name) if callable(made) else made, server, name)
     return content
 
 

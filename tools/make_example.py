@@ -49,7 +49,9 @@ def main() -> None:
     host = Host(options.comfyui, Path(sys.executable), read_version(options.comfyui))
     with running_server(host) as server:
         for name in options.needs:  # an empty file is enough for the canvas not to call it missing
-            (server.base / "models" / name).touch()
+            path = server.base / "models" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         with chromium() as browser:
             canvas = Canvas(browser, server.url, width=1900, height=900)
             canvas.load_prompt(prompt, options.name)
