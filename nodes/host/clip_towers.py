@@ -45,7 +45,6 @@ class ComfyTowers(CLIPScorer):
         tower = getattr(self.clip.cond_stage_model, self.tower)
         rows = []
         try:
-            tower.reset_clip_options()
             tower.set_clip_options({"execution_device": self.clip.patcher.load_device, "projected_pooled": True})
             for line in lines:
                 tokens = self.clip.tokenize(line)[self.tower.removeprefix("clip_")]
