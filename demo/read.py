@@ -31,7 +31,7 @@ class Reading:
     background: str
 
 
-def _boxed(mask: np.ndarray) -> np.ndarray:
+def boxed(mask: np.ndarray) -> np.ndarray:
     """A silhouette scaled so that its longer side fills the grid: float [GRID, GRID] in 0…1."""
     ys, xs = np.nonzero(mask)
     crop = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
@@ -45,7 +45,7 @@ def _boxed(mask: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _templates() -> tuple[list[tuple[str, bool]], np.ndarray]:
+def templates() -> tuple[list[tuple[str, bool]], np.ndarray]:
     """Every object, both ways round, at three sizes, sharp and as soft as a VAE leaves it: labels and boxes [N, GRID, GRID]."""
     labels, boxes = [], []
     for name in OBJECTS:
@@ -54,7 +54,7 @@ def _templates() -> tuple[list[tuple[str, bool]], np.ndarray]:
                 picture = render(Scene((Thing(name, "yellow", flip=flip, size=size),), "white")).astype(np.float32)
                 for blur in (0.0, 1.0, 1.6):
                     labels.append((name, flip))
-                    boxes.append(_boxed(foreground(ndimage.gaussian_filter(picture, (blur, blur, 0)))[0]))
+                    boxes.append(boxed(foreground(ndimage.gaussian_filter(picture, (blur, blur, 0)))[0]))
     return labels, np.stack(boxes)
 
 
@@ -68,18 +68,26 @@ def foreground(picture: np.ndarray) -> tuple[np.ndarray, str]:
     return ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(mask, 2), np.ones((2, 2))))[2:-2, 2:-2], name
 
 
-def _hue(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def silhouettes(picture: np.ndarray) -> tuple[list[tuple[tuple[slice, slice], np.ndarray]], str]:
+    """The connected parts of a picture that can be things, as (box, mask inside the box), and the name of the background."""
+    mask, background = foreground(picture)
+    parts, _ = ndimage.label(mask, np.ones((3, 3)))
+    found = [(box, parts[box] == index) for index, box in enumerate(ndimage.find_objects(parts), start=1)]
+    return [(box, part) for box, part in found if part.sum() >= SMALLEST and max(part.shape) <= LARGEST], background
+
+
+def hue(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hue angle (radians) and chroma (0…1) of RGB rows [N, 3]."""
     r, g, b = (x / 255).T
     angle = np.arctan2(np.sqrt(3) * (g - b), 2 * r - g - b)
     return angle, x.max(1) / 255 - x.min(1) / 255
 
 
-def _colour(x: np.ndarray) -> str:
+def colour_of(x: np.ndarray) -> str:
     """The palette colour whose hue is nearest to most of the chroma of RGB rows [N, 3]."""
-    angle, chroma = _hue(x)
+    angle, chroma = hue(x)
     names = list(COLOURS)
-    palette, _ = _hue(np.array([COLOURS[name] for name in names], np.float32))
+    palette, _ = hue(np.array([COLOURS[name] for name in names], np.float32))
     nearest = np.cos(angle[:, None] - palette).argmax(1)
     return names[int(np.bincount(nearest, chroma**2, minlength=len(names)).argmax())]
 
@@ -98,22 +106,18 @@ def read(picture: np.ndarray) -> Reading:
     """Reads a picture: uint8 [64, 64, 3] → Reading. Never fails: an unreadable picture has no things."""
     if picture.shape != (SIZE, SIZE, 3) or picture.dtype != np.uint8:
         raise ValueError(f"A Shapes picture is uint8 [{SIZE}, {SIZE}, 3], not {picture.dtype} {list(picture.shape)}.")
-    mask, background = foreground(picture)
-    parts, count = ndimage.label(mask, np.ones((3, 3)))
-    labels, boxes = _templates()
+    parts, background = silhouettes(picture)
+    labels, boxes = templates()
     found = []
-    for index, box in enumerate(ndimage.find_objects(parts), start=1):
-        part = parts[box] == index
-        if part.sum() < SMALLEST or max(part.shape) > LARGEST:
-            continue
-        silhouette = _boxed(part)
+    for box, part in parts:
+        silhouette = boxed(part)
         overlap = np.minimum(boxes, silhouette).sum((1, 2)) / np.maximum(boxes, silhouette).sum((1, 2))
         best = int(overlap.argmax())
         if overlap[best] < RECOGNISED:
             continue
         name, flip = labels[best]
         y, x = ((s.start + s.stop) / 2 for s in box)
-        colour = _colour(picture[box][part].astype(np.float32))
+        colour = colour_of(picture[box][part].astype(np.float32))
         size = max(part.shape)
         thing = Thing(name, colour, "plain", x, y, size, flip)
         thing = Thing(name, colour, _texture(picture, box, thing, background), x, y, size, flip)

@@ -75,15 +75,15 @@ def _shade(colour: tuple[int, int, int], brightness: float) -> tuple[int, int, i
     return tuple(round(c * brightness) for c in colour) if brightness > 0 else (40, 40, 40)
 
 
-def render(scene: Scene) -> np.ndarray:
-    """The picture of a scene: uint8 [64, 64, 3]."""
+def render(scene: Scene, outlines: dict | None = None, colours: dict | None = None) -> np.ndarray:
+    """The picture of a scene: uint8 [64, 64, 3]. `outlines` and `colours` add things that the world has no word for."""
     background = BACKGROUNDS[scene.background]
     picture = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE), background)
     # the second shade of a texture goes away from the background, so that a silhouette never dissolves into it
     second = 24 if sum(background) > 3 * 127 else 246
     for thing in scene.things:
-        colour = COLOURS[thing.colour]
-        for polygon, brightness in outline(thing.name):
+        colour = {**COLOURS, **(colours or {})}[thing.colour]
+        for polygon, brightness in (outlines or {}).get(thing.name) or outline(thing.name):
             mask = Image.new("1", picture.size)
             ImageDraw.Draw(mask).polygon(_place(polygon, thing), fill=1)
             picture.paste(_shade(colour, brightness), mask=mask)

@@ -1,0 +1,41 @@
+"""Learns the example XTIs that ship with the pack (8 KB each) through XTI Train, from renderings: a red dotted car and a blue striped star."""
+
+import importlib.util
+import sys
+
+import torch
+
+from demo import shipped
+from demo.concepts import Concept
+from demo.evidence.autoguidance import ROOT
+from demo.render import outline
+from demo.world import COLOURS
+from xti import save
+
+EXAMPLES = (
+    Concept("car", tuple(outline("car")), COLOURS["red"], "dotted", "cube"),
+    Concept("star", tuple(outline("star")), COLOURS["blue"], "striped", "cube"),
+)
+STEPS = 100
+
+
+def main() -> None:
+    spec = importlib.util.spec_from_file_location("guidance_lab", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    pack = sys.modules["guidance_lab"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    from guidance_lab.nodes.xti_train import XTITrain
+
+    model, clip, vae = shipped.load_model("main"), shipped.load_clip(), shipped.load_vae()
+    node = XTITrain.PREPARE_CLASS_CLONE(None)
+    for concept in EXAMPLES:
+        pixels = torch.from_numpy(concept.pictures(8, seed=0)).float() / 255
+        with torch.inference_mode():
+            learned = node.execute(
+                model, clip, concept.word, steps=STEPS, batch=4, pictures_at_once=4, preview_every=0, images=pixels, vae=vae,
+                regulariser={"regulariser": "none"}, captions={"captions": "own lines", "lines": "a {} on white"},
+            ).result[0]  # fmt: skip
+        save(learned, shipped.WEIGHTS / "xti" / f"shapes_{concept.name}.safetensors", torch.float16)
+
+
+if __name__ == "__main__":
+    main()
