@@ -93,7 +93,7 @@ def test_other_entries_of_the_conditioning_are_left_alone(galip, text, run_node)
 REFUSED = {
     "no pooled output": ({"pooled_output": None}, "no pooled output.*GALIP CLIP"),
     "another CLIP": ({"pooled_output": torch.zeros(1, 768)}, r"shape \[1, 768\].*\[texts, 64\].*GALIP CLIP"),
-    "token embeddings": ({"pooled_output": torch.zeros(1, 77, 64)}, r"shape \[1, 77, 64\]"),
+    "token embeddings": ({"pooled_output": torch.zeros(1, 64, 64)}, r"shape \[1, 64, 64\]"),
     "image embeddings": ({"unclip_conditioning": [{}]}, "image embeddings, which only give white pictures"),
     "area": ({"area": (8, 8, 0, 0)}, "an area"),
     "mask": ({"mask": torch.ones(1, 8, 8)}, "a mask"),
@@ -124,6 +124,7 @@ def test_stock_nodes_make_conditionings_that_are_refused(galip, text, run_node):
 @pytest.mark.parametrize("inputs, words", [
     ({"batch_size": 0}, "batch_size is 0"), ({"truncation": 1.5}, "truncation is 1.5.*0 to 1"),
     ({"noise": {"samples": torch.zeros(1, 4, 8, 8)}}, r"noise has shape \[1, 4, 8, 8\].*not the latent of a picture"),
+    ({"noise": {"samples": torch.zeros(1, 12, 8, 8)}}, r"noise has shape \[1, 12, 8, 8\]"),
     ({"noise": {"samples": torch.zeros(1, 13, 1, 1)}}, r"\[1, 13, 1, 1\].*\[pictures, 12, 1, 1\]"),
     ({"noise": {"samples": torch.zeros(0, 12, 1, 1)}}, "at least one"),
 ])  # fmt: skip
