@@ -1,5 +1,7 @@
 """Draws Shapes pictures in this process, through ComfyUI's own sampler and VAE."""
 
+from collections.abc import Callable
+
 import comfy.sample
 import numpy as np
 import torch
@@ -24,18 +26,21 @@ def draw(
     sampler: str = "dpmpp_2m",
     scheduler: str = "karras",
     noise: torch.Tensor | None = None,
+    conditioning: Callable[[slice], list] | None = None,
 ) -> np.ndarray:
     """One picture for every context row: uint8 [N, 64, 64, 3].
 
     `empty` [1, tokens, width] is the context of the empty prompt. Batch i draws its noise from seed + i, so two models that are drawn
-    with one seed start from the same noise; `noise` [N, 4, 8, 8] takes the place of all that.
+    with one seed start from the same noise; `noise` [N, 4, 8, 8] takes the place of all that. `conditioning(rows)` gives the CONDITIONING
+    of these rows in place of their contexts.
     """
     pictures = []
     for i, start in enumerate(range(0, len(contexts), BATCH)):
         context = contexts[start : start + BATCH]
         latent = torch.zeros(len(context), 4, 8, 8)
         start_noise = comfy.sample.prepare_noise(latent, seed + i) if noise is None else noise[start : start + BATCH]
-        positive, negative = [[context, {}]], [[empty.expand_as(context), {}]]
+        positive = [[context, {}]] if conditioning is None else conditioning(slice(start, start + BATCH))
+        negative = [[empty.expand_as(context), {}]]
         sampled = comfy.sample.sample(
             model, start_noise, steps, cfg, sampler, scheduler, positive, negative, latent, disable_pbar=True, seed=seed + i
         )
