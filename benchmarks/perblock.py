@@ -84,7 +84,6 @@ def measure_encoding(rounds: int) -> tuple[dict[str, float], list[dict]]:
 
     sys.path.append(str(ROOT / "tests"))
     import tiny_checkpoint
-
     from guidance_lab.nodes.host.encode_texts import encode_texts
 
     weights = {**tiny_checkpoint.unet_weights(), **tiny_checkpoint.clip_weights()}
