@@ -22,8 +22,8 @@ class NoisyScore(Scorer):
 
     noisy = True
 
-    def __init__(self, clip: NoisedCLIP, target: torch.Tensor, alpha_bars: list[float] | None = None):
-        self.alpha_bars, self.target = alpha_bars or cosine_alpha_bars(), target
+    def __init__(self, clip: NoisedCLIP, target: torch.Tensor):
+        self.alpha_bars, self.target = cosine_alpha_bars(), target
         self.side, self.name = clip.image_size, "noised CLIP"
         self.models = (managed(clip),)
 
