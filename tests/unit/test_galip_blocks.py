@@ -45,6 +45,11 @@ def test_four_phases_equal_upsampling_then_convolution(generator, memory_format)
     assert result.is_contiguous(memory_format=memory_format)
 
 
+def test_taps_that_meet_are_rounded_once(generator):
+    weight = torch.randn(4, 5, 3, 3, generator=generator).to(torch.bfloat16)
+    assert torch.equal(phase_kernels(weight), phase_kernels(weight.double()).to(torch.bfloat16))
+
+
 def test_modulation_commutes_with_nearest(generator):
     block = DFBlock(4, 3)
     x = torch.randn(2, 3, 7, 7, generator=generator)
