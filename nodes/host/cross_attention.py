@@ -5,15 +5,15 @@
     entry = carry([context, options], LayerPrompts(...))  # a CONDITIONING entry that carries it
 
 What an entry carries sits in its `model_conds`, so it goes wherever the host takes this conditioning: into areas, masks, timestep
-ranges, hooks, split batches, and never into another conditioning of the batch. What evaluates it are two wrappers on the MODEL:
-around CALC_COND_BATCH, so that conditionings without layer prompts still share a batch with those that have them, and around
-APPLY_MODEL, which gives each layer the rows of its own text. Training, which has contexts with gradients and no conditioning, uses
-`at_unet_layers` alone.
+ranges, hooks, split batches, and never into another conditioning of the batch. What evaluates it are three wrappers on the MODEL:
+around OUTER_SAMPLE, which prepares a sampling; around CALC_COND_BATCH, so that conditionings without layer prompts still share a batch
+with those that have them; and around APPLY_MODEL, which gives each layer the rows of its own text. Training, which has contexts with
+gradients and no conditioning, uses `at_unet_layers` alone.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.conds
 import comfy.model_base
@@ -86,7 +86,7 @@ def read_layer_prompts(model: ModelPatcher) -> ModelPatcher:
     """A clone of the MODEL that obeys layer prompts; without any in the conditionings it samples exactly as before."""
     patched = model.clone()
     for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, _refuse_stale),
+        (WrappersMP.OUTER_SAMPLE, _prepare),
         (WrappersMP.CALC_COND_BATCH, _same_keys),
         (WrappersMP.APPLY_MODEL, _apply_model),
     ):
@@ -239,23 +239,34 @@ def _with_key(cond: dict) -> dict:
     return {**cond, "model_conds": {**model_conds, KEY: LayerCond(None, base_tokens=context.shape[1])}}
 
 
-def _refuse_stale(executor, *args, **kwargs):
-    """Before a sampling: layer prompts that no longer belong to their conditioning.
+def _prepare(executor, *args, **kwargs):
+    """Before a sampling: layer prompts that no longer belong to their conditioning, and all others moved to the device once.
 
     ConditioningZeroOut means the whole prompt, so the layer prompts go too. ValueError after nodes that change the base prompt alone.
     """
-    for entries in executor.class_obj.conds.values():
+    guider = executor.class_obj
+    device, dtype = guider.model_patcher.load_device, guider.model_patcher.model.get_dtype_inference()
+    for entries in guider.conds.values():
         for cond in entries:
             carried = cond["model_conds"].get(KEY)
-            if carried is None or carried.cond is None or _same_context(cond["cross_attn"], carried.cond.base):
+            if carried is None or carried.cond is None:
                 continue
-            if torch.count_nonzero(cond["cross_attn"]) > 0:
+            model_conds = {key: value for key, value in cond["model_conds"].items() if key != KEY}
+            if _same_context(cond["cross_attn"], carried.cond.base):
+                model_conds[KEY] = LayerCond(_moved(carried.cond, device, dtype))
+            elif torch.count_nonzero(cond["cross_attn"]) > 0:
                 raise ValueError(
                     "A conditioning was changed after it got its layer prompts (by ConditioningAverage, ConditioningConcat or the like), "
                     "which changes its base prompt alone; use such nodes before Per-Block Conditioning, or the strength of a layer."
                 )
-            cond["model_conds"] = {key: value for key, value in cond["model_conds"].items() if key != KEY}
+            cond["model_conds"] = model_conds  # of a copy that lives as long as this sampling
     return executor(*args, **kwargs)
+
+
+def _moved(prompts: LayerPrompts, device: torch.device, dtype: torch.dtype) -> LayerPrompts:
+    """The same prompts as the network takes them, so that no step has to wait for a transfer."""
+    texts = tuple({key: comfy.model_base.convert_tensor(value, dtype, device) for key, value in text.items()} for text in prompts.texts)
+    return replace(prompts, texts=texts)
 
 
 def _same_context(a: torch.Tensor, b: torch.Tensor) -> bool:
