@@ -8,10 +8,10 @@ from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from guidance_lab.nodes.host import cross_attention
 
 
-def prompts(table, base, contexts, choice, end=1.0):
+def prompts(table, base, contexts, choice):
     """`LayerPrompts` in which layer i reads contexts[choice[i]], or the base where that is None."""
     texts = tuple({"cross_attn": context} for context in contexts)
-    return cross_attention.LayerPrompts(table, base, texts, (cross_attention.Stretch(end, tuple(choice)),))
+    return cross_attention.LayerPrompts(table, base, texts, (cross_attention.Stretch(1.0, tuple(choice)),))
 
 
 def conditioning(table, base, contexts, choice, **options):

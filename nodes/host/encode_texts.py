@@ -27,7 +27,7 @@ def encode_texts(clip: comfy.sd.CLIP, tokens: list[dict]) -> list[tuple[list, li
     if all(set(text) <= _CLIP_TOWERS for text in tokens) and all(len(set(count.values())) == 1 for count in counts):
         return _encode_sections(clip, tokens, [next(iter(count.values())) for count in counts])
     each = [clip.encode_from_tokens_scheduled(text) for text in tokens]
-    return [(entries[0], [_text(entry) for entry in entries]) for entries in zip(*each, strict=True)]
+    return [(entries[0], [text_of(entry) for entry in entries]) for entries in zip(*each, strict=True)]
 
 
 def _encode_sections(clip, tokens: list[dict], counts: list[int]) -> list[tuple[list, list[Text]]]:
@@ -40,13 +40,9 @@ def _encode_sections(clip, tokens: list[dict], counts: list[int]) -> list[tuple[
     return encoded
 
 
-def _text(entry: list) -> Text:
-    return {"cross_attn": entry[0], **{key: entry[1][key] for key in COMPANIONS if entry[1].get(key) is not None}}
-
-
 def text_of(entry: list) -> Text:
     """The text of a CONDITIONING entry: its context, and what its encoder gave besides."""
-    return _text(entry)
+    return {"cross_attn": entry[0], **{key: entry[1][key] for key in COMPANIONS if entry[1].get(key) is not None}}
 
 
 def tokenize_with(clip: comfy.sd.CLIP, text: str, embedding: Callable[[str, str], torch.Tensor | None]) -> dict:
