@@ -3,14 +3,14 @@
 transformers' own classes: a ViT of 3 layers with patches of 8 pixels, and a text decoder of 2 layers that looks at its patches.
 """
 
-from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
-
 from .models import MAX_TOKENS, WIDTH, word_tokenizer
 from .world import SIZE
 
 
-def captioner() -> BlipForConditionalGeneration:
-    """The untrained network."""
+def captioner():
+    """The untrained `BlipForConditionalGeneration`; its weights are random numbers from torch's global generator."""
+    from transformers import BlipConfig, BlipForConditionalGeneration  # slow to import, and only this model needs it
+
     words = word_tokenizer()
     common = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
     vision = {**common, "num_hidden_layers": 3, "image_size": SIZE, "patch_size": 8}
@@ -31,6 +31,8 @@ def captioner() -> BlipForConditionalGeneration:
     return BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=WIDTH))
 
 
-def captioner_processor() -> BlipProcessor:
-    """Pictures to the network's input, token ids to words."""
+def captioner_processor():
+    """The `BlipProcessor`: pictures to the network's input, token ids to words."""
+    from transformers import BlipImageProcessor, BlipProcessor
+
     return BlipProcessor(BlipImageProcessor(size={"height": SIZE, "width": SIZE}), word_tokenizer())

@@ -9,6 +9,7 @@ import comfy.sd
 import comfy.utils
 import torch
 
+from .captioner import captioner
 from .clip import clip_model, open_clip_names
 from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, unet_config
 
@@ -93,6 +94,15 @@ def galip_weights() -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
     outside = ("visual.proj", "visual.ln_post.weight", "visual.ln_post.bias")  # of the embedding, which the generator does not use
     inside = {key.replace("visual", "mapping.CLIP_ViT", 1): clip[key] for key in clip if key.startswith("visual.") and key not in outside}
     return sd | inside, tuple(int(size) for size in metadata["sizes"].split(","))
+
+
+def load_captioner() -> torch.nn.Module:
+    """The captioner as a `BlipForConditionalGeneration` in float32; `demo.captioner.captioner_processor` belongs to it."""
+    sd, _ = _file("captioner")
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        network = captioner()
+        network.load_state_dict(sd, strict=True)
+    return network.eval()
 
 
 def load_vae() -> comfy.sd.VAE:

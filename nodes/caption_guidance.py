@@ -28,7 +28,7 @@ class Settings:
 
     def __post_init__(self):
         if not math.isfinite(self.weight):
-            raise ValueError(f"scale is {self.weight}; give a finite number, 0 for no caption guidance, usually 0.5 to 2.")
+            raise ValueError(f"scale is {self.weight}; give a finite number, 0 for no caption guidance, usually 0.25 to 1.")
         if self.every < 1:
             raise ValueError(f"every is {self.every}; give 1 for a new caption at each step, 2 for every second step, and so on.")
 
@@ -101,7 +101,7 @@ class CaptionResidual(Guidance):
             state.asked = step
             index = step.run.index(step.sigma_value)
             state.first = index if state.first is None else state.first
-            if state.captioned is None or (index != state.captioned and (index - state.first) % self.settings.every == 0):
+            if index != state.captioned and (index - state.first) % self.settings.every == 0:
                 state.captioned = index
                 with step.run.charge(state.name), step.run.work(step):
                     self._caption(step, state)
@@ -115,7 +115,7 @@ class CaptionResidual(Guidance):
             return
         state.captions = captions
         wanted = [None if self._says_prompt(state, caption, row) else caption for row, caption in enumerate(captions)]
-        state.conds = tuple(state.texts.conds(wanted)) if any(wanted) else ()
+        state.conds = tuple(state.texts.conds(wanted)) if any(text is not None for text in wanted) else ()
 
     def _says_prompt(self, state: _State, caption: str, row: int) -> bool:
         # Away from no words at all would be another negative prompt, which nobody asked for.

@@ -13,10 +13,11 @@ def _decoder_input() -> io.DynamicCombo.Input:
     vae = io.Vae.Input("vae", tooltip="The VAE that belongs to the model. One of another latent format is refused.")
     return io.DynamicCombo.Input(
         "decoder",
-        options=[io.DynamicCombo.Option("vae", [vae]), io.DynamicCombo.Option("taesd", []), io.DynamicCombo.Option("latent_rgb", [])],
+        # The canvas cannot make a node whose first option has a socket.
+        options=[io.DynamicCombo.Option("taesd", []), io.DynamicCombo.Option("vae", [vae]), io.DynamicCombo.Option("latent_rgb", [])],
         tooltip="How the half-finished latent becomes a picture to caption. Work of one look, as a share of a CFG step of SD1.5 at 512 "
-        "pixels (SDXL at 1024): vae, 160 % (80 %), best captions; taesd, the tiny decoder from models/vae_approx, 9 % (4 %), nearly as "
-        "good; latent_rgb, ComfyUI's linear preview, nothing, but so coarse that captions are often wrong. "
+        "pixels (SDXL at 1024): taesd, the tiny decoder from models/vae_approx, 9 % (4 %), good captions; vae, 160 % (80 %), the best; "
+        "latent_rgb, ComfyUI's linear preview, nothing, but so coarse that captions are often wrong. "
         "Models that work on pixels need none, and ignore this.",
     )
 
@@ -44,12 +45,13 @@ class CaptionResidualGuidance(io.ComfyNode):
                 _decoder_input(),
                 io.Float.Input(
                     "scale",
-                    default=1.0,
+                    default=0.5,
                     min=0.0,
                     max=20.0,
                     step=0.05,
                     tooltip="b in D = CFG - b (D_caption - D_prompt), all of them denoised estimates. 0 is off (nothing is loaded), usual "
-                    "0.5 to 2; compare with the 6 to 8 of CFG in the same formula.",
+                    "0.25 to 1. Measured in Shapes at cfg 2: pictures of 2 or 3 things that were all right, 35 % at 0, 36 % at 0.5, 33 % "
+                    "at 1 (150 pictures: no more than chance), but 37 % at 0 against 16 % at 3 (100 pictures).",
                 ),
                 io.Int.Input(
                     "every",
@@ -100,7 +102,7 @@ class CaptionResidualGuidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, captioner, decoder=None, scale=1.0, every=3, start_percent=0.2, end_percent=1.0, prompt=""
+        cls, model, clip, captioner, decoder=None, scale=0.5, every=3, start_percent=0.2, end_percent=1.0, prompt=""
     ) -> io.NodeOutput:
         settings = Settings(scale, Window(start_percent, end_percent), every, prompt)
         if clip is None:

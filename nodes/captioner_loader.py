@@ -1,15 +1,12 @@
 """Captioner Loader: an image-to-text model from a folder on this computer, or a vision-language text encoder of ComfyUI."""
 
-import json
-import os
 from pathlib import Path
 
-import folder_paths
-import torch
 import transformers
 
 from ._api import io
 from .captioners import CaptionerSocket, TextGeneratingClip, TransformersCaptioner
+from .objectives.model_folders import chosen_folder, model_folders, read_json, weights_file
 
 CATEGORY = "Guidance Lab/Captions"
 FOLDER = "captioners"
@@ -23,40 +20,21 @@ _CLASSES = {
 QUESTION = "Describe this picture in one short sentence: its objects, their colours, how many there are and where they are."
 
 
-def captioner_folders() -> dict[str, Path]:
-    """Name → folder of every captioner in models/captioners and in the `captioners` folders of extra_model_paths.yaml.
-
-    A captioner is a folder with a config.json, at most two levels down (`blip-base`, `Salesforce/blip-base`).
-    """
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-    found: dict[str, Path] = {}
-    for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
-        for config in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
-            found.setdefault(config.parent.relative_to(root).as_posix(), config.parent)
-    return found
-
-
 def read_captioner(path: Path, max_tokens: int = 40) -> TransformersCaptioner:
     """The captioner in a folder as transformers saves it. Nothing is downloaded, no code and no pickle of the folder is run.
 
     ValueError, in one sentence, when the folder holds no captioner, only pickled weights, or weights of another model.
     """
-    config = _json(path / "config.json")
-    kind = config.get("model_type")
+    kind = read_json(path / "config.json").get("model_type")
     if kind not in _CLASSES:
         raise ValueError(f"{path.name} is a '{kind}' model; a captioner has to be one of {', '.join(_CLASSES)}.")
-    if not any(path.glob("*.safetensors")):
-        raise ValueError(
-            f"{path.name} has no .safetensors weights, and pickled ones (.bin, .pt) are not read because they can run code; "
-            "download the safetensors version of the model."
-        )
+    weights_file(path)
     class_name, task = _CLASSES[kind]
     try:
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            network, report = getattr(transformers, class_name).from_pretrained(
-                path, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
-            processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        network, report = getattr(transformers, class_name).from_pretrained(
+            path, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged file makes of transformers
         first_line = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path.name} could not be read as a {kind} captioner ({first_line}); download the whole folder again.") from error
@@ -67,13 +45,6 @@ def read_captioner(path: Path, max_tokens: int = 40) -> TransformersCaptioner:
             f"weights such as {example} are missing; use the image captioning version of the model, converted for transformers."
         )
     return TransformersCaptioner(network, processor, max_tokens, task, name=path.name)
-
-
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.parent.name} has no readable config.json, so it is not a captioner; download the whole folder.") from error
 
 
 class CaptionerLoader(io.ComfyNode):
@@ -104,7 +75,7 @@ class CaptionerLoader(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=sorted(captioner_folders()),
+                                    options=sorted(model_folders(FOLDER)),
                                     tooltip="A folder in models/captioners: config.json, tokenizer and .safetensors as downloaded. "
                                     "blip-image-captioning-base (0.25 B parameters) is small and good; Florence-2 has to be the version "
                                     "for transformers (florence-community). Nothing is downloaded.",
@@ -146,11 +117,7 @@ class CaptionerLoader(io.ComfyNode):
     def execute(cls, source: dict | None = None) -> io.NodeOutput:
         source = source or {}
         if source.get("source") == "folder":
-            folders = captioner_folders()
-            name = source.get("folder")
-            if name not in folders:
-                raise ValueError(f"There is no captioner '{name}': put its folder into models/captioners and choose it again.")
-            return io.NodeOutput(read_captioner(folders[name], source.get("max_tokens", 40)))
+            return io.NodeOutput(read_captioner(chosen_folder(FOLDER, source.get("folder")), source.get("max_tokens", 40)))
         if source.get("source") == "text_encoder":
             if source.get("clip") is None:
                 raise ValueError("Captioner Loader got an empty CLIP: the checkpoint has no text encoder; connect one from Load CLIP.")

@@ -28,7 +28,7 @@ class Captioner:
         raise NotImplementedError
 
 
-class _Network(torch.nn.Module):
+class HeldNetwork(torch.nn.Module):
     """ComfyUI writes the device on a module that it loads; transformers has a property without a setter there."""
 
     def __init__(self, network: torch.nn.Module):
@@ -45,7 +45,7 @@ class TransformersCaptioner(Captioner):
 
     def __init__(self, network: torch.nn.Module, processor, max_tokens: int = 40, task: str | None = None, name: str = "captioner"):
         self.name, self.processor, self.max_tokens, self.task = name, processor, max_tokens, task
-        self.models = (managed(_Network(network)),)
+        self.models = (managed(HeldNetwork(network)),)
 
     def caption(self, images: torch.Tensor) -> list[str]:
         network = self.models[0].model.network

@@ -5,8 +5,11 @@ from functools import cached_property
 import folder_paths
 
 from ..demo import shipped
+from ..demo.captioner import captioner_processor
 from ..demo.clip import MEAN, STD, tokens
+from ..demo.models import MAX_TOKENS
 from ._api import io
+from .captioners import CaptionerSocket, HeldNetwork, TransformersCaptioner
 from .objective import ScorerSocket
 from .own_network import managed
 from .scorers import OpenCLIPScorer
@@ -22,6 +25,21 @@ class ShapesScorer(OpenCLIPScorer):
     @cached_property
     def models(self):
         return (managed(shipped.load_clip_module()),)
+
+
+class ShapesCaptioner(TransformersCaptioner):
+    """The Shapes captioner. Built at its first use, for the same reason."""
+
+    def __init__(self):
+        self.name, self.max_tokens, self.task = "Shapes captioner", MAX_TOKENS - 2, None
+
+    @cached_property
+    def models(self):
+        return (managed(HeldNetwork(shipped.load_captioner())),)
+
+    @cached_property
+    def processor(self):
+        return captioner_processor()
 
 
 class ShapesDemoModels(io.ComfyNode):
@@ -60,6 +78,10 @@ class ShapesDemoModels(io.ComfyNode):
                     "clip_scorer",
                     tooltip="A CLIP of Shapes pictures and captions for CLIP guidance: 64×64 pixels, 1 M parameters in the image tower.",
                 ),
+                CaptionerSocket.Output(
+                    "captioner",
+                    tooltip="A BLIP of 1.2 M parameters that writes the caption of a Shapes picture, for Caption Residual Guidance.",
+                ),
             ],
         )
 
@@ -72,6 +94,7 @@ class ShapesDemoModels(io.ComfyNode):
             shipped.load_model("early"),
             shipped.load_model("small"),
             ShapesScorer(),
+            ShapesCaptioner(),
         )
 
 

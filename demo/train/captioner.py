@@ -14,8 +14,7 @@ from demo.models import word_tokenizer
 from demo.render import render
 from demo.train.clip import normalised, pictures, through_vae
 from demo.train.diffusion import SCENES, scene
-from demo.train.export import in_8_bits, write
-from demo.training import RUNS, Run, initialise, learning_rate
+from demo.training import Run, initialise, learning_rate
 from demo.world import Scene, parse
 
 CHECKED = 256  # scenes at the end of the training set that are kept to measure on
@@ -63,21 +62,11 @@ def check(network, decoded: torch.Tensor) -> dict[str, dict[str, float]]:
     return {kind: accuracy(network.eval(), images.float() / 255, scenes) for kind, images in kinds.items()}
 
 
-def export() -> None:
-    """Writes the newest weights to demo/weights in 8 bits."""
-    network = captioner()
-    network.load_state_dict(torch.load(RUNS / "captioner" / "last.pt", weights_only=True)["model"])
-    write("captioner", in_8_bits({name: p.detach() for name, p in network.named_parameters()}))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--export", action="store_true", help="write the trained weights to demo/weights instead of training")
     args = parser.parse_args()
-    if args.export:
-        return export()
     network = captioner()
     initialise(network, seed=8)
     for part in network.modules():  # BLIP keeps one in a module called `embeddings`, which `initialise` takes for an embedding

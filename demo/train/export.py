@@ -78,6 +78,11 @@ def write_noised_clip() -> None:
     write("noised_clip", in_8_bits(sd))
 
 
+def write_captioner() -> None:
+    """The captioner in 8 bits."""
+    write("captioner", in_8_bits(torch.load(RUNS / "captioner" / "last.pt", weights_only=True)["model"]))
+
+
 def write_galip() -> None:
     """The generator in 8 bits, without the CLIP image tower inside: that is the CLIP's file."""
     if clip_snapshot()["step"] != torch.load(RUNS / "clip" / "last.pt", weights_only=True)["step"]:
@@ -90,10 +95,10 @@ def write_galip() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--early", type=int, help="step of the main run's snapshot to ship as the early guide")
-    parser.add_argument("--only", choices=("clip", "noised_clip", "galip"), help="only this one")
+    parser.add_argument("--only", choices=("clip", "noised_clip", "captioner", "galip"), help="only this one")
     args = parser.parse_args()
     if args.only:
-        {"clip": write_clip, "noised_clip": write_noised_clip, "galip": write_galip}[args.only]()
+        {"clip": write_clip, "noised_clip": write_noised_clip, "captioner": write_captioner, "galip": write_galip}[args.only]()
         return
     if args.early is None:
         parser.error("--early is needed to export the diffusion models")
@@ -111,6 +116,7 @@ def main() -> None:
     write("early", in_8_bits(early), {"unet": json.dumps(MAIN)})
     write_clip()
     write_noised_clip()
+    write_captioner()
     write_galip()
 
 
