@@ -37,6 +37,9 @@ WEAKER = {
     "higher_sigma": {"sigma_shift": 0.1},
     "weight_blend": {"amount": 0.5},
 }
+# The default is the middle block, which sees a 64×64 picture as one token: attention over it has nothing to perturb.
+TOKENS_16 = "input:4-5, output:6-8"
+ON_16_TOKENS = ("block_skip", "identity_attention", "blurred_queries", "token_shuffle")
 
 
 def load_nodes():
@@ -73,14 +76,17 @@ class Settings:
         for method in WEAKER:
             for weight in (1.5, 2.0):
                 self.table[f"weaker {method} {weight}"] = lambda m=method, w=weight: (self.paired(self.weak(m), w), 1.0)
+                if method in ON_16_TOKENS:
+                    name = f"weaker {method} at 4×4 {weight}"
+                    self.table[name] = lambda m=method, w=weight: (self.paired(self.weak(m, TOKENS_16), w), 1.0)
         self.table["guide early alone"] = lambda: (self.models["early"], 1.0)
         self.table["guide small alone"] = lambda: (self.models["small"], 1.0)
 
     def paired(self, guide, weight: float):
         return self.pair.execute(self.models["main"], guide, weight, 0.0, 1.0).result[0]
 
-    def weak(self, method: str):
-        options = {"method": method, **WEAKER[method]}
+    def weak(self, method: str, blocks: str | None = None):
+        options = {"method": method, **WEAKER[method]} | ({"blocks": blocks} if blocks else {})
         if method == "weight_blend":
             options["base_model"] = self.models["early"]
         return self.weaker.execute(self.models["main"], options).result[0]
