@@ -34,7 +34,7 @@ def sample(sample):
 
 @pytest.mark.parametrize("cfg", [4.0, 1.0])
 def test_it_is_the_formula(shapes, guided, conds, latent, sample, cfg):
-    model, clip, _ = shapes
+    model, clip = shapes[:2]
     hand = ByHand(model, *conds, cfg, 1.5, {1: encoded(clip, SAYS), 2: encoded(clip, "a red ball on white"), 3: encoded(clip, SAYS)})
     captioner = ChosenWords(SAYS, "a red ball on white", SAYS)
     result = sample(guided(captioner), *conds, latent(seed=3), cfg=cfg)
@@ -43,7 +43,7 @@ def test_it_is_the_formula(shapes, guided, conds, latent, sample, cfg):
 
 
 def test_every_picture_of_a_batch_has_its_own_caption(shapes, guided, conds, latent, sample):
-    model, clip, _ = shapes
+    model, clip = shapes[:2]
     says = [SAYS, "a yellow car on black"]
     result = sample(guided(ChosenWords(says)), *conds, latent(batch=2, seed=3))
     hand = ByHand(model, *conds, 4.0, 1.5, {1: together(clip, says)})
