@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from comfy_api.latest._io import WidgetInput
 from comfy_api.v0_0_2 import io
 from conftest import ROOT
 
@@ -72,6 +73,19 @@ def test_optional_inputs_have_the_same_default_in_schema_and_code(pack_nodes, sc
             if entry.optional and parameters[entry.id].default != getattr(entry, "default", None):
                 different.append(f"{name}.{entry.id}: {getattr(entry, 'default', None)!r} and {parameters[entry.id].default!r}")
     assert not different, "\n".join(different)
+
+
+def test_the_first_option_of_a_dynamic_combo_has_no_socket(schemas):
+    """The canvas fails to make such a node ("Failed to find input socket"), and drops it from workflows without a word."""
+    bad = [
+        f"{name}.{key}: option {entry.options[0].key} starts with socket {item.id}"
+        for name, schema in schemas.items()
+        for key, entry in all_inputs(schema.inputs)
+        if isinstance(entry, io.DynamicCombo.Input)
+        for item in entry.options[0].inputs
+        if not isinstance(item, WidgetInput)
+    ]
+    assert not bad, "\n".join(bad)
 
 
 def test_help_pages_in_english_and_japanese(schemas):
