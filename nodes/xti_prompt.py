@@ -22,7 +22,7 @@ class XTIPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         slots = io.Autogrow.TemplateNames(
-            XTIType.Input("xti", tooltip="An XTI; the text calls it xti:A by the letter of its socket, or xti:name by its file name, spaces as _."),
+            XTIType.Input("xti", tooltip="An XTI; the text calls it xti:A (its socket) or xti:name (its file, spaces as _)."),
             names=SLOTS,
             min=1,
         )
