@@ -48,11 +48,13 @@ class TransformersCaptioner(Captioner):
         self.models = (managed(HeldNetwork(network)),)
 
     def caption(self, images: torch.Tensor) -> list[str]:
-        network = self.models[0].model.network
+        patcher, network = self.models[0], self.models[0].model.network
+        if patcher.loaded_size() < patcher.model_size():  # ComfyUI can stream weights into its own layers only
+            raise RuntimeError(f"{self.name} does not fit into VRAM as a whole: use a smaller captioner, or a smaller picture or batch.")
         pictures = list(images.float().clamp(0, 1).cpu())
         asked = {} if self.task is None else {"text": [self.task] * len(pictures)}
         inputs = self.processor(images=pictures, do_rescale=False, return_tensors="pt", **asked)
-        device, dtype = self.models[0].load_device, dtype_of(network)
+        device, dtype = patcher.load_device, dtype_of(network)
         given = {"pixel_values": inputs["pixel_values"].to(device, dtype)}
         given |= {key: inputs[key].to(device) for key in ("input_ids", "attention_mask") if asked}
         with torch.inference_mode():

@@ -78,6 +78,15 @@ def test_random_numbers_stay_untouched(captioners, run_node):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_captioner_that_is_not_loaded_as_a_whole_says_so(captioners, run_node):
+    """What ComfyUI leaves on the CPU when VRAM is short; layers of transformers cannot fetch their weights from there."""
+    captioner = load(run_node, "blip")
+    captions(captioner, pictures(1))
+    comfy.model_management.unload_all_models()
+    with pytest.raises(RuntimeError, match="blip does not fit into VRAM as a whole: use a smaller captioner"):
+        captioner.caption(pictures(1))
+
+
 def test_max_tokens_is_a_limit(captioners, run_node):
     lengths = {n: max(len(line.split()) for line in captions(load(run_node, "git", n), pictures())) for n in (3, 12)}
     assert lengths[3] <= 3 < lengths[12]
