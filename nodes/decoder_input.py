@@ -9,10 +9,10 @@ def decoder_input() -> io.DynamicCombo.Input:
     """`decoder`: how the estimate becomes a picture. Keys are permanent."""
     return io.DynamicCombo.Input(
         "decoder",
-        options=[
+        options=[  # the canvas cannot make a node whose first option has sockets only
+            io.DynamicCombo.Option("taesd", []),
             io.DynamicCombo.Option("vae_crop", [io.Vae.Input("vae", tooltip=f"Decodes squares of the latent by themselves. {_VAE}")]),
             io.DynamicCombo.Option("vae", [io.Vae.Input("vae", tooltip=f"Decodes the whole latent. {_VAE}")]),
-            io.DynamicCombo.Option("taesd", []),
             io.DynamicCombo.Option("latent_rgb", []),
         ],
         tooltip="How the half-finished latent becomes a picture to look at. Work of one look with its gradient, as a share of a CFG step "
