@@ -107,12 +107,12 @@ class Studio:
         decoder = {"decoder": setting.decoder} | ({"vae": self.vae} if setting.decoder == "vae" else {})
         if setting.clip is not None:
             aims = self.aims(captions, setting.scorer)
-            model = self.node.execute(model, objective=aims, decoder=decoder, **setting.clip).result[0]
+            model = self.node.PREPARE_CLASS_CLONE(None).execute(model, objective=aims, decoder=decoder, **setting.clip).result[0]
         if setting.caption:
             from guidance_lab.nodes.caption_residual import CaptionResidualGuidance
 
-            model = CaptionResidualGuidance.execute(
-                model, self.clip, self.shapes.captioner(), decoder, scale=setting.caption, every=2, start_percent=0.2, end_percent=1.0
+            model = CaptionResidualGuidance.PREPARE_CLASS_CLONE(None).execute(
+                model, self.clip, self.shapes.ShapesCaptioner(), decoder, scale=setting.caption, every=2, start_percent=0.2, end_percent=1.0
             ).result[0]
         return model
 
