@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..xti import XTI
 from ..xti.captions import OBJECT, STYLE
+from ..xti.layers import LayerTable
 from ..xti.loss_plot import plot
 from ..xti.training import DENSITY, NONE, NORM, NORM_DECAY, Losses, Recipe, Trainer, Words
 from ._api import io, ui
@@ -120,12 +121,8 @@ def _latents(model, images, vae, latents: dict | None) -> torch.Tensor:
     return found
 
 
-def _start(model, clip, init_word: str, vectors: int, shared: bool, resume: XTI | None) -> XTI:
-    """What training begins with: the XTI to go on with, or the initial word in every layer."""
-    table, widths = trainable_table(model), clip_widths(clip)
-    if resume is None:
-        row = word_rows(clip, init_word, vectors)
-        return XTI(table, dict.fromkeys(table.names, row), "word", widths, metadata={"init_word": init_word})
+def _resumed(resume: XTI, table: LayerTable, widths: dict[str, int], shared: bool) -> XTI:
+    """The XTI to go on with, for the layers of this model. ValueError where it cannot."""
     if resume.encoders != widths:
         theirs, ours = (", ".join(f"{name} ({width})" for name, width in each.items()) for each in (resume.encoders, widths))
         raise ValueError(f"The XTI to resume has tokens for {theirs}, and the CLIP has {ours}: use the CLIP that it was learned with.")
@@ -248,11 +245,16 @@ class XTITrain(io.ComfyNode):
         cls, model, clip, init_word="object", vectors=1, steps=500, learning_rate=5e-3, batch=8, regulariser=None, captions=None, seed=0,
         shared=False, pictures_at_once=1, preview_every=50, images=None, vae=None, latents=None, resume=None,
     ) -> io.NodeOutput:  # fmt: skip
+        table, widths = trainable_table(model), clip_widths(clip)
         settings = dict(regulariser or {})
         recipe = Recipe(learning_rate, batch, pictures_at_once, shared, settings.pop("regulariser", ""), seed=seed, **settings)
         texts, pictures = _captions(captions), _latents(model, images, vae, latents)
+        if resume is None:
+            layers = dict.fromkeys(table.names, word_rows(clip, init_word, vectors))
+            start = XTI(table, layers, "word", widths, metadata={"init_word": init_word})
+        else:
+            start = _resumed(resume, table, widths, shared)
         with torch.inference_mode(False), torch.enable_grad():
-            start = _start(model, clip, init_word, vectors, shared, resume)
             run = TrainingRun(model, clip, vae, texts, pictures, start, recipe, cls.hidden.unique_id)
             try:
                 run.train(steps, preview_every)

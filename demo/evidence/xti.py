@@ -152,8 +152,9 @@ def style_mixing(world: World, folder: Path, quick: bool) -> tuple[list[dict], l
     rows, pictures = [], []
     for count in (0, 2, 16) if quick else MIX_COUNTS:
         drawn = world.draw(cumulative(*tokens, count), "a {} on white", 2 if quick else 24)
-        found = [{"shape": shape.found_in(p)["shape"], "hue": look.found_in(p)["hue"], "texture": look.found_in(p)["texture"]} for p in drawn]
-        rows.append({"inner layers": count, **{key: float(np.mean([each[key] for each in found])) for key in found[0]}})
+        shapes, looks = ([concept.found_in(picture) for picture in drawn] for concept in (shape, look))
+        row = {"shape": np.mean([each["shape"] for each in shapes])} | {k: np.mean([each[k] for each in looks]) for k in ("hue", "texture")}
+        rows.append({"inner layers": count, **{key: float(value) for key, value in row.items()}})
         pictures.append(drawn)
     return rows, pictures
 

@@ -9,6 +9,7 @@ from .encode_texts import encoder_widths, tokenize_with
 
 ENCODERS = ("clip_l", "clip_h", "clip_g")
 PLACEHOLDER = "{}"
+_END_OF_WORD = "</w>"  # in the byte pairs of CLIP
 _NAME = "guidance_lab_learned_token"
 Tokens = dict[str, list[list[tuple]]]  # as ComfyUI tokenizes: text encoder → sections → (number or tensor, weight)
 
@@ -35,12 +36,14 @@ def clip_widths(clip: comfy.sd.CLIP) -> dict[str, int]:
 
 
 def vocabulary(clip: comfy.sd.CLIP, encoder: str) -> Vocabulary:
-    """All words of a text encoder ("clip_l", ...), as it was loaded, without patches."""
+    """All words of a text encoder ("clip_l", ...), as it was loaded, without patches. A part of a word ends in "-"."""
     tokenizer = getattr(clip.tokenizer, encoder)
     table = _table(clip, encoder)
     kept = [i for i in range(len(table)) if i in tokenizer.inv_vocab and i not in _special(tokenizer)]
-    words = tuple(tokenizer.inv_vocab[i].removesuffix("</w>") for i in kept)
-    return Vocabulary(table[kept].to("cpu", torch.float32), words)
+    names = [tokenizer.inv_vocab[i] for i in kept]
+    if any(name.endswith(_END_OF_WORD) for name in names):
+        names = [name.removesuffix(_END_OF_WORD) if name.endswith(_END_OF_WORD) else f"{name}-" for name in names]
+    return Vocabulary(table[kept].to("cpu", torch.float32), tuple(names))
 
 
 def word_rows(clip: comfy.sd.CLIP, text: str, count: int) -> torch.Tensor:

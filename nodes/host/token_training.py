@@ -25,6 +25,8 @@ from .gradient import differentiable_weights
 from .learned_tokens import Tokens, caption_tokens, clip_widths, with_rows
 
 PREVIEW_STEPS = 12
+# How x0 comes from the network's output, for which the loss is known; LCM and X0 inherit from EPS and differ in this.
+_PREDICTIONS = [kind.calculate_denoised for kind in (comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION, comfy.model_sampling.EDM)]
 
 
 def trainable_table(model: ModelPatcher) -> LayerTable:
@@ -33,7 +35,7 @@ def trainable_table(model: ModelPatcher) -> LayerTable:
     sampling = model.get_model_object("model_sampling")
     if not is_unet(model.get_model_object("diffusion_model")):
         raise ValueError(f"XTI Train works with the U-nets of SD1, SD2 and SDXL; {table.architecture} is a transformer.")
-    if not isinstance(sampling, comfy.model_sampling.EPS) or isinstance(sampling, comfy.model_sampling.X0):
+    if type(sampling).calculate_denoised not in _PREDICTIONS:
         raise ValueError("XTI Train works with models that predict eps or v, and this one predicts something else.")
     return table
 
