@@ -19,7 +19,7 @@ CFG, STRENGTH = 7.5, 0.5
 DECODERS = ("latent_rgb", "taesd", "vae_crop", "vae")
 SCORERS = {"B/32": "ViT-B-32", "L/14": "ViT-L-14"}
 X0, THROUGH = "x0", "through model"
-DEFAULT = ("vae_crop", X0, "B/32")
+DEFAULT = ("taesd", X0, "B/32")
 KL = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4], num_res_blocks=2, dropout=0.0)
 
 
@@ -61,15 +61,21 @@ def make_objective(scorer: str):
     return Objective(((1.0, CLIPSimilarity(clip, target.to(clip.models[0].load_device), cosine, scorer)),))
 
 
-def bare_guider(model, vae, way: tuple[str, str, str], objective, positive, negative):
+def decoder_choice(name: str, vaes: dict) -> dict:
+    """The value of the `decoder` widget; there is no file for taesd here, so it comes as a VAE."""
+    return {"decoder": "vae" if name == "taesd" else name, "vae": vaes.get(name)}
+
+
+def bare_guider(model, vaes, way: tuple[str, str, str], objective, positive, negative):
     """The floor of a way: the model on two rows, one decoding, one look, and the backward passes, with nothing in between."""
     import comfy.model_management
     import comfy.samplers
+
     from guidance_lab.guidance.crops import Box, cut, whole_view
     from guidance_lab.nodes.host.decode import make_decoder
 
     decoder_name, gradient, _ = way
-    decoder = make_decoder({"decoder": decoder_name, "vae": vae}, model)
+    decoder = make_decoder(decoder_choice(decoder_name, vaes), model)
     scorer = objective.parts[0][1]
     networks = [m.model for m in (model, *decoder.models, *objective.models)]
     for network in networks:
@@ -100,15 +106,16 @@ def bare_guider(model, vae, way: tuple[str, str, str], objective, positive, nega
     return guider
 
 
-def guided_guider(model, vae, way: tuple[str, str, str], objective, positive, negative):
+def guided_guider(model, vaes, way: tuple[str, str, str], objective, positive, negative):
     """The way itself, through its node: one look for each step, as the floor has."""
     from comfy_extras.nodes_custom_sampler import CFGGuider
+
     from guidance_lab.nodes.clip_guidance import CLIPGuidance
 
     decoder, gradient, _ = way
     looks = dict(crops=1, whole_view=False) if decoder == "vae_crop" else dict(crops=0, whole_view=True)
     node = CLIPGuidance.PREPARE_CLASS_CLONE(None)
-    settings = dict(decoder={"decoder": decoder, "vae": vae}, strength=STRENGTH, start_percent=0.0, gradient=gradient, **looks)
+    settings = dict(decoder=decoder_choice(decoder, vaes), strength=STRENGTH, start_percent=0.0, gradient=gradient, **looks)
     guided = node.EXECUTE_NORMALIZED(model=model, objective=objective, **settings).result[0]
     return CFGGuider.execute(guided, positive, negative, CFG)[0]
 
@@ -161,9 +168,9 @@ def measure(layout: str, ways: list, rounds: int, steps: int) -> tuple[dict[str,
     plain_operations = operations(plain, modules, size, sample_once)
     ratios, rows = {}, [{"layout": layout, "way": "CFG", "tflop": plain_operations}]
     for way in ways:
-        vae, objective = vaes.get(way[0]), objectives[way[2]]
-        guided = guided_guider(model, vae, way, objective, positive, negative)
-        floor = bare_guider(model, vae, way, objective, positive, negative)
+        objective = objectives[way[2]]
+        guided = guided_guider(model, vaes, way, objective, positive, negative)
+        floor = bare_guider(model, vaes, way, objective, positive, negative)
         floor_operations = operations(floor, modules, size, sample_once)
         networks = [model.model, *(m.model for m in guided.model_patcher.get_nested_additional_models())]
         row = {"layout": layout, "way": " | ".join(way), "tflop": floor_operations}
