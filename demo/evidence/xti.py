@@ -36,7 +36,7 @@ LONG = 2000  # textual inversion alone, which is known to need more
 BACKGROUND = ("black", "sand", "gray")
 COMPANY = (("a {} left of a blue ball on white", "ball", "blue"), ("a red cube left of a {} on white", "cube", "red"))
 COLOUR = ("green", "blue")
-MIX_COUNTS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16)
+MIX_COUNTS = (0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 14, 16)
 
 
 @dataclass(frozen=True)
