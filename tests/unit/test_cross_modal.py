@@ -5,7 +5,7 @@ import torch
 from unit.gaussian import FRAMES, world
 
 from guidance import cross_modal, frames
-from guidance.cross_modal import blend, model_gradient, shift, x0_gradient
+from guidance.cross_modal import blend, model_gradient, sample_gradient, shift, x0_gradient
 
 SHAPE = (2, 3, 6, 6)
 
@@ -261,8 +261,25 @@ def test_models_that_write_into_their_activations_are_differentiated_right(image
     with pytest.raises(RuntimeError, match="inplace"):
         leaf = x.clone().requires_grad_()
         torch.autograd.grad(score(in_place(leaf)).sum(), leaf)
+    with pytest.raises(RuntimeError, match="inplace"):
+        model_gradient([score], in_place, x, level, in_place=False)
     got = model_gradient([score], in_place, x, level).value
     close(got, model_gradient([score], lambda x: denoiser(x) ** 2 + denoiser(x) + 1, x, level).value)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_score_of_the_noisy_sample_is_differentiated_at_x_t_in_vp(frame, image):
+    """D' = D + b^2/a * gamma * dS(x_t)/dx with x_t = x/r: no denoiser, whatever D is."""
+    x, _, score = image
+    level = FRAMES[frame](x)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(score(leaf / frames.radius(level)).sum(), leaf)
+    with torch.inference_mode():
+        gradient = sample_gradient([score], x, x + 1, level, in_place=False)
+        moved = shift(gradient, level, 0.7, size="exact")
+    close(gradient.value, expected)
+    close(moved, 0.7 * level.noise**2 / level.signal * expected)
+    close(gradient.denoised, x + 1)
 
 
 def test_half_precision_latents_get_a_float32_shift(image):
