@@ -1,4 +1,4 @@
-"""Learns the example XTIs that ship with the pack (6 KB each) through XTI Train: a red dotted car and a blue striped star, from renderings."""
+"""Learns the two example XTIs of the pack (6 KB each) through XTI Train, from renderings: a red dotted car and a blue striped star."""
 
 import importlib.util
 import sys
