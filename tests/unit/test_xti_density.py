@@ -137,7 +137,7 @@ def test_a_word_is_left_out_of_its_own_density(vocabulary):
 def test_word_densities_are_spread_over_the_vocabulary(vocabulary):
     every = density.word_densities(vocabulary, 0.3, count=1000)
     assert every.shape == (50,)
-    assert torch.equal(density.word_densities(vocabulary, 0.3, count=8), every[[0, 7, 14, 21, 28, 35, 42, 49]])
+    assert torch.allclose(density.word_densities(vocabulary, 0.3, count=6), every[[0, 10, 20, 29, 39, 49]])
 
 
 def test_word_densities_refuse_what_they_cannot_compare(vocabulary):
