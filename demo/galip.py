@@ -63,19 +63,6 @@ def put_in_clip(generator: Generator, encoder: ImageEncoder) -> None:
     generator.mapping.CLIP_ViT.load_state_dict({k: v for k, v in encoder.state_dict().items() if k != "proj" and "ln_post" not in k})
 
 
-def fold_projection(generator: Generator, projection: torch.Tensor) -> None:
-    """Makes a generator of sentences `pooled @ projection` one of `pooled`, exactly: the sentence only enters linear layers.
-
-    projection: [width of pooled, cond_dim]. With it, the pooled output of the text encoder that Shapes ships is what GALIP takes.
-    """
-    with torch.no_grad():
-        layers = [mlp.linear1 for affine in generator.affines() for mlp in (affine.fc_gamma, affine.fc_beta)]
-        for layer in [*layers, generator.mapping.fc_prompt]:
-            nz = generator.dims.nz
-            layer.weight[:, nz:] = (layer.weight[:, nz:].double() @ projection.double().T).float()
-    generator.eval()  # renews what it derived from the old weights
-
-
 def noise(count: int, seed: int) -> torch.Tensor:
     """[count, nz] of the seed's own generator."""
     return torch.randn(count, DIMS.nz, generator=torch.Generator().manual_seed(seed))

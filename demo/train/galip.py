@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from demo.evidence.autoguidance import contact_sheet
-from demo.galip import DIMS, draw, fold_projection, image_encoder, networks, noise, put_in_clip
+from demo.galip import DIMS, draw, image_encoder, networks, noise, put_in_clip
 from demo.read import judge, read
 from demo.render import render
 from demo.train.diffusion import SCENES, Average, scene
@@ -81,11 +81,10 @@ def snapshots(name: str) -> set[int]:
 
 
 def averaged(name: str, step: int, clip_in_g: bool = True) -> Generator:
-    """The generator that run `name` kept at `step`, for the pooled output of the text encoder as Shapes ships it."""
+    """The generator that run `name` kept at `step`."""
     generator = networks(clip_in_g)[0]
     state = torch.load(RUNS / name / f"step{step:05}.pt", weights_only=True)
     generator.load_state_dict({key: value.float() for key, value in state.items()})
-    fold_projection(generator, clip_snapshot()["projection"]["weight"].T)
     return generator
 
 

@@ -1,29 +1,9 @@
-"""The Shapes GALIP without ComfyUI: the folded projection, the ablations' parts, and its size on disk."""
+"""The Shapes GALIP without ComfyUI: its parts, those of the ablations, and its size on disk."""
 
 import torch
 
 import galip
-from demo.galip import DIMS, NoMapper, draw, fold_projection, image_encoder, networks, noise, put_in_clip
-
-
-def hot(generator: galip.Generator) -> galip.Generator:
-    """As untrained, but with modulations that see the sentence."""
-    source = torch.Generator().manual_seed(1)
-    for affine in generator.affines():
-        for mlp in (affine.fc_gamma, affine.fc_beta):
-            torch.nn.init.normal_(mlp.linear2.weight, 0, 0.1, generator=source)
-    return generator.eval()
-
-
-@torch.no_grad()
-def test_a_folded_generator_takes_the_pooled_output(generator):
-    network = hot(networks()[0])
-    pooled, projection = torch.randn(2, 128, generator=generator), torch.randn(128, 128, generator=generator) / 11
-    codes = noise(2, 0)
-    wanted = network(codes, pooled @ projection)
-    fold_projection(network, projection)
-    torch.testing.assert_close(network(codes, pooled), wanted, rtol=1e-3, atol=1e-4)
-    assert (network(codes, pooled.roll(1, 0)) - wanted).abs().max() > 1e-2, "the sentence matters"
+from demo.galip import DIMS, NoMapper, draw, image_encoder, networks, noise, put_in_clip
 
 
 def test_its_file_is_small_and_loads(tmp_path):
