@@ -109,7 +109,7 @@ class CaptionResidual(Guidance):
 
     def _caption(self, step: Step, state: _State) -> None:
         with torch.inference_mode():
-            captions = tuple(self.captioner.caption(self.decoder.decode(self._whole(step, state.estimate))))
+            captions = tuple(self.captioner.caption(self.decoder.decode(step.run.with_surroundings(state.estimate, step.sigma))))
         show_on_node("\n".join(captions), self.node_id)
         if captions == state.captions:
             return
@@ -122,13 +122,6 @@ class CaptionResidual(Guidance):
         if not caption or (self.settings.prompt and same_caption(caption, self.settings.prompt)):
             return True
         return state.texts.is_positive(caption, row)
-
-    def _whole(self, step: Step, estimate: torch.Tensor) -> torch.Tensor:
-        """The estimate with the given picture around the inpainting mask, which is what the sampler makes of it."""
-        mask = step.run.mask(step.sigma)
-        if mask is None or step.run.latent_image is None:
-            return estimate
-        return estimate * mask + step.run.latent_image * (1 - mask)
 
 
 def caption_residual_model(model, clip, captioner, decoder: Decoder, settings: Settings, node_id: str | None = None):

@@ -4,14 +4,15 @@ import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from .host.gradient import alias
+
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or a normal tensor on the same storage when it was made under inference mode (autograd refuses those)."""
     if not tensor.is_inference():
         return tensor.detach()
     with torch.inference_mode(False):
-        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        return alias(tensor)
 
 
 def managed(module: torch.nn.Module) -> ModelPatcher:

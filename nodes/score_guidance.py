@@ -102,7 +102,7 @@ class ScoreGuidance(Guidance):
             return step.denoised
         run, level = step.run, step.run.level(step.sigma, step.x)
         if self._is_due(step, state):
-            seen = _beside_surroundings(step.denoised, run.mask(step.sigma), run.latent_image)
+            seen = run.with_surroundings(step.denoised, step.sigma)
 
             def gradient(in_place: bool) -> Gradient:
                 terms = self._terms(step, level)
@@ -129,7 +129,7 @@ class ScoreGuidance(Guidance):
                 nonlocal made
                 step.forget()
                 made = evaluate(x)
-                return _beside_surroundings(made, run.mask(step.sigma), run.latent_image)
+                return run.with_surroundings(made, step.sigma)
 
             def gradient(in_place: bool) -> Gradient:
                 terms = self._terms(step, level)
@@ -189,11 +189,3 @@ def _tolerant(gradient: Callable[[bool], Gradient], state: _State) -> Gradient:
             raise
     state.in_place = True
     return gradient(True)
-
-
-def _beside_surroundings(denoised: torch.Tensor, mask: torch.Tensor | None, latent_image: torch.Tensor | None) -> torch.Tensor:
-    """The estimate inside the mask and the given picture around it, which is what the sampler will make of it."""
-    if mask is None or latent_image is None:
-        return denoised
-    mask = mask.clone()  # made by the sampler, which autograd must not save
-    return denoised * mask + latent_image * (1 - mask)

@@ -25,19 +25,19 @@ def differentiable_weights(models: Iterable[ModelPatcher]):
                     for table in (module._parameters, module._buffers):
                         for name, tensor in table.items():
                             if tensor is not None and (tensor.is_inference() or tensor.requires_grad):
-                                swapped.append((table, name, tensor, _alias(tensor)))
+                                swapped.append((table, name, tensor, alias(tensor)))
                                 table[name] = swapped[-1][3]
         yield
     finally:
-        for table, name, tensor, alias in swapped:
-            if table[name] is alias:  # else somebody has replaced the weight in the meantime, and theirs is the newer one
+        for table, name, tensor, ours in swapped:
+            if table[name] is ours:  # else somebody has replaced the weight in the meantime, and theirs is the newer one
                 table[name] = tensor
 
 
-def _alias(tensor: torch.Tensor) -> torch.Tensor:
+def alias(tensor: torch.Tensor) -> torch.Tensor:
     """A normal tensor without a gradient on the same storage."""
-    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return empty.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 @contextmanager

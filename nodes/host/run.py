@@ -198,6 +198,14 @@ class Run:
             return self.denoise_mask
         return function(sigma, self.denoise_mask, extra_options={"model": self.guider, "sigmas": self.sigmas})
 
+    def with_surroundings(self, estimate: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The estimate (batch, ...) with the given picture around the inpainting mask, which is what the sampler makes of it."""
+        mask = self.mask(sigma)
+        if mask is None or self.latent_image is None:
+            return estimate
+        mask = mask.clone()  # made by the sampler, which autograd must not save
+        return estimate * mask + self.latent_image * (1 - mask)
+
     def evaluator(self, extra) -> Evaluator:
         """The evaluator of an `ExtraModel` of a guidance of this run."""
         return self.evaluators[extra]
