@@ -5,15 +5,14 @@ sampling of each way after the other, many rounds; a ratio is the median over th
 busy CPU the processor time of this process says more, so both are given.
 """
 
-import importlib.util
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools.pack import load_pack
+
 UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True, legacy=False)
 SD15 = dict(
     num_heads=8, context_dim=768, num_res_blocks=[2] * 4, transformer_depth=[1] * 6 + [0] * 2,
@@ -32,16 +31,6 @@ LAYOUTS = {
     ),
 }  # fmt: skip
 WEIGHT, CFG = 2.0, 4.0
-
-
-def load_pack():
-    """The pack, imported the way ComfyUI imports it."""
-    spec = importlib.util.spec_from_file_location("guidance_lab", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    pack = sys.modules["guidance_lab"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    from guidance_lab.nodes.autoguidance import AutoguidanceModelPair
-
-    return AutoguidanceModelPair
 
 
 def random_model(config: dict, seed: int):
@@ -113,7 +102,10 @@ def guiders(main, guide, positive, negative) -> dict:
     class BareWithCFG(Bare):
         rows = 2
 
-    pair = load_pack().execute(main, guide, WEIGHT)[0]
+    load_pack()
+    from guidance_lab.nodes.autoguidance import AutoguidanceModelPair
+
+    pair = AutoguidanceModelPair.execute(main, guide, WEIGHT)[0]
     bare, bare_cfg = Bare(main), BareWithCFG(main)
     for guider in (bare, bare_cfg):
         guider.set_conds(positive, negative)
@@ -189,7 +181,6 @@ def measure(layout: str, rounds: int, steps: int) -> tuple[dict[str, float], lis
 
 
 def main() -> None:
-    sys.path.append(str(ROOT))
     from tools.report import arguments, write_report
 
     parser = arguments(__doc__.splitlines()[0])

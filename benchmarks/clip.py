@@ -195,7 +195,7 @@ def measure(layout: str, ways: list, rounds: int, steps: int) -> tuple[dict[str,
 
 def main() -> None:
     sys.path.append(str(ROOT))
-    from benchmarks.autoguidance import load_pack
+    from tools.pack import load_pack
     from tools.report import arguments, write_report
 
     parser = arguments(__doc__.splitlines()[0])

@@ -148,7 +148,7 @@ def measure_diffusion(sides: dict[int, int]) -> list[dict]:
 
 def main() -> None:
     sys.path[len(sys.path) :] = [str(ROOT), str(ROOT / "tests")]
-    from benchmarks.autoguidance import load_pack
+    from tools.pack import load_pack
     from tools.report import arguments, write_report
 
     parser = arguments(__doc__.splitlines()[0])

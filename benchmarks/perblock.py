@@ -13,17 +13,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.autoguidance import CFG, LAYOUTS, random_model, sample_once
+from tools.pack import load_pack
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def load_pack():
-    """The pack, imported the way ComfyUI imports it."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("guidance_lab", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    pack = sys.modules["guidance_lab"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
 
 
 def guiders(model, width: int) -> dict:

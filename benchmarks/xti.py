@@ -11,8 +11,8 @@ import time
 
 import torch
 
-from benchmarks.perblock import load_pack
 from demo import shipped
+from tools.pack import load_pack
 
 BATCH = 4
 

@@ -4,15 +4,12 @@ Pictures are kept in `demo/runs/`, so a run that was stopped goes on where it wa
 (`python dev.py train galip --without-clip-d`, `--without-clip-g`) and left out where those are missing.
 """
 
-import hashlib
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from demo import shipped
-from demo.evidence.autoguidance import DOCS, contact_sheet, measure, place_again
+from demo.evidence.pictures import DOCS, contact_sheet, kept, measure, place_again, table, weights_key
 from demo.features import features
 from demo.galip import draw as draw_galip
 from demo.galip import noise
@@ -47,29 +44,6 @@ def ablations() -> dict[str, Generator]:
     step = max(set.intersection(kept["galip"], *(kept[name] for name in names.values())))
     found = {f"GALIP, step {step}": averaged("galip", step)}
     return found | {f"{label}, step {step}": averaged(name, step, "in G" not in label) for label, name in names.items()}
-
-
-class Pictures:
-    """Draws a setting once: pictures and CPU seconds per picture (one thread), kept on disk under the weights that drew them."""
-
-    def __init__(self, count: int):
-        digest = hashlib.sha256()
-        for name in ("clip", "galip", "main", "text", "vae"):
-            digest.update(shipped.weights_file(name).read_bytes())
-        self.folder = RUNS / "evidence" / f"galip-{digest.hexdigest()[:10]}-{count}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def __call__(self, name: str, make) -> tuple[np.ndarray, float]:
-        path = self.folder / f"{name.replace(' ', '_').replace(',', '')}.npz"
-        if not path.exists():
-            began = time.process_time()
-            pictures = make()
-            seconds = (time.process_time() - began) / len(pictures)
-            np.savez_compressed(path.with_suffix(".tmp.npz"), pictures=pictures, seconds=seconds)
-            path.with_suffix(".tmp.npz").replace(path)
-            print(f"{name}: {len(pictures)} pictures, {seconds * 1000:.1f} ms each", flush=True)
-        stored = np.load(path)
-        return stored["pictures"], float(stored["seconds"])
 
 
 def seen(picture: np.ndarray) -> np.ndarray:
@@ -110,11 +84,6 @@ def walks(generator: Generator, model, vae, clip, pairs: int, frames: int) -> tu
     return rows, [f[0] for f in found.values()]
 
 
-def table(rows: list[dict], first: str, columns: tuple[str, ...]) -> list[str]:
-    lines = [f"| {first} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    return lines + [f"| {row[first]} | " + " | ".join(f"{row[c]:.3f}" if c in row else "" for c in columns) + " |" for row in rows]
-
-
 def main() -> None:
     args = arguments(__doc__.splitlines()[0]).parse_args()
     count = 40 if args.quick else 1000
@@ -132,23 +101,25 @@ def main() -> None:
             settings[f"diffusion CFG {cfg}, {steps} steps"] = lambda c=cfg, n=steps: draw(model, vae, contexts, empty, SEED, c, n)
     for name, network in ablations().items():
         settings[name] = lambda g=network: draw_galip(g, sentences, codes)
-    keep = Pictures(count)
-    drawn = {name: keep(name, make) for name, make in settings.items()}
+    folder = RUNS / "evidence" / f"galip-{weights_key('clip', 'galip', 'main', 'text', 'vae')}-{count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {name: kept(folder / f"{name.replace(' ', '_').replace(',', '')}.npz", make) for name, make in settings.items()}
     real, other = (np.stack([render(place_again(s, np.random.default_rng([78, k, i]))) for i, s in enumerate(scenes)]) for k in range(2))
     fresh = features(real)
     rows = [{"setting": "(other renders)"} | measure(other, scenes, fresh)]
-    rows += [{"setting": name, "ms": 1000 * seconds} | measure(pictures, scenes, fresh) for name, (pictures, seconds) in drawn.items()]
+    for name, stored in drawn.items():
+        rows.append({"setting": name, "ms": 1000 * float(stored["seconds"]) / count} | measure(stored["pictures"], scenes, fresh))
     paths, shown = walks(generator, model, vae, clip, *((2, 9) if args.quick else (40, 33)))
     by_name = {row["setting"]: row for row in rows}
     ratios = {f"time {name} / GALIP": row["ms"] / by_name["GALIP"]["ms"] for name, row in by_name.items() if "ms" in row}
-    lines = table(rows, "setting", ("ms", *COLUMNS)) + [""] + table(paths, "walk", ("largest / mean step", "worst", "mean step"))
-    print("\n".join(lines))
+    text = table(rows, "setting", ("ms", *COLUMNS)) + "\n\n" + table(paths, "walk", ("largest / mean step", "worst", "mean step"))
+    print(text)
     write_report(args.json, ratios, rows + paths)
     if not args.quick:
         write_report(DOCS / "galip.json", ratios, rows + paths)
-        insert_tables(DOCS / "galip.md", "\n".join(lines))
-        samples = [drawn[name][0] for name in ("GALIP", f"diffusion CFG {CFG}, 5 steps", f"diffusion CFG {CFG}, 50 steps")]
-        contact_sheet(Path(DOCS) / "galip.png", [*samples, *(walk[:: len(walk) // 11] for walk in shown)])
+        insert_tables(DOCS / "galip.md", text)
+        samples = [drawn[name]["pictures"] for name in ("GALIP", f"diffusion CFG {CFG}, 5 steps", f"diffusion CFG {CFG}, 50 steps")]
+        contact_sheet(DOCS / "galip.png", [*samples, *(walk[:: len(walk) // 11] for walk in shown)])
 
 
 if __name__ == "__main__":

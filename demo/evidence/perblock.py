@@ -11,40 +11,25 @@ Pictures are kept in `demo/runs/`, so a run that was stopped goes on where it wa
 a part of the settings: two processes can share the work so.
 """
 
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
 from demo import shipped
-from demo.evidence.autoguidance import ROOT, contact_sheet, weights_key
+from demo.evidence.pictures import DOCS, contact_sheet, kept, table, weights_key
 from demo.read import read
 from demo.sampling import draw, encode
 from demo.training import RUNS
 from demo.world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing
+from tools.pack import load_pack
 from tools.report import arguments, insert_tables, write_report
 from xti.selection import select
 
-DOCS = ROOT / "docs" / "evidence"
 ATTRIBUTES = ("object", "colour", "texture", "background")
 SEED, CFG = 3000, 2.0
 PARTS = ("down", "up", "middle", "outer")
 SHEET = ("innermost 0", "part down", "part up", "innermost 16", "swap 0", "swap 6", "swap 11", "swap 16")
 INNER = (2, 6, 8, 10, 11, 12, 13, 14)  # sizes of the inner part in the swap; 2 is SVDiff's choice, 6 "middle" in the layer table
-
-
-def load_node():
-    """The pack as ComfyUI imports it; returns its Per-Block Conditioning node and the layer table of a MODEL."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("guidance_lab", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    pack = sys.modules["guidance_lab"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    from guidance_lab.nodes.host.cross_attention import layer_table
-    from guidance_lab.nodes.per_block import PerBlockConditioning
-
-    return PerBlockConditioning, layer_table
 
 
 def pairs(count: int, rng: np.random.Generator, plain: bool) -> list[tuple[Scene, Scene]]:
@@ -103,7 +88,11 @@ class Drawing:
     """Draws each setting once and keeps its pictures: all pairs, from the same noise."""
 
     def __init__(self, folder: Path, count: int):
-        self.node, layer_table = load_node()
+        load_pack()
+        from guidance_lab.nodes.host.cross_attention import layer_table
+        from guidance_lab.nodes.per_block import PerBlockConditioning
+
+        self.node = PerBlockConditioning
         self.model, self.clip, self.vae = shipped.load_model("main"), shipped.load_clip(), shipped.load_vae()
         self.table, self.folder = layer_table(self.model), folder
         rng = np.random.default_rng(79)
@@ -120,22 +109,17 @@ class Drawing:
 
     def pictures(self, name: str) -> np.ndarray:
         """Every pair with B in the setting's layers and A in the others."""
-        path = self.folder / f"{name.replace(' ', '_')}.npz"
-        if not path.exists():
-            kind, layers = self.settings[name]
-            a, b = self.contexts[kind]
-            lines = f"{','.join(map(str, layers))}: A" if layers else ""
+        return kept(self.folder / f"{name.replace(' ', '_')}.npz", lambda: self._draw(*self.settings[name]))["pictures"]
 
-            def conditioning(rows):
-                return self.node.execute(self.model, [[a[rows], {}]], lines, {"A": [[b[rows], {}]]}).result[1]
+    def _draw(self, kind: str, layers: tuple[int, ...]) -> np.ndarray:
+        a, b = self.contexts[kind]
+        lines = f"{','.join(map(str, layers))}: A" if layers else ""
 
-            began = time.time()
-            model = self.node.execute(self.model, [[a[:1], {}]], "all: A", {"A": [[b[:1], {}]]}).result[0]
-            drawn = draw(model, self.vae, a, self.empty, SEED, CFG, conditioning=conditioning)
-            np.savez_compressed(path.with_suffix(".tmp.npz"), pictures=drawn)
-            path.with_suffix(".tmp.npz").replace(path)
-            print(f"{name}: {len(drawn)} pictures in {time.time() - began:.0f} s", flush=True)
-        return np.load(path)["pictures"]
+        def conditioning(rows):
+            return self.node.execute(self.model, [[a[rows], {}]], lines, {"A": [[b[rows], {}]]}).result[1]
+
+        model = self.node.execute(self.model, [[a[:1], {}]], "all: A", {"A": [[b[:1], {}]]}).result[0]
+        return draw(model, self.vae, a, self.empty, SEED, CFG, conditioning=conditioning)
 
 
 def change(pictures: np.ndarray, base: np.ndarray, other: np.ndarray) -> float:
@@ -170,10 +154,8 @@ def tables(rows: list[dict]) -> str:
             [f"{name} {who}" for name in ATTRIBUTES[:2] for who in "BA"] + ["mixed", "one thing"],
         ),
     ):
-        lines = [f"**{title}**", "", "| setting | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         chosen = [row for row in rows if row["setting"].startswith(f"{start} ")]
-        lines += [f"| {row['setting']} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |" for row in chosen]
-        parts.append("\n".join(lines))
+        parts.append(f"**{title}**\n\n{table(chosen, 'setting', columns)}")
     return "\n\n".join(parts)
 
 

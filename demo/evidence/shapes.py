@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from demo import shipped
-from demo.evidence.autoguidance import DOCS, READ, contact_sheet
+from demo.evidence.pictures import DOCS, READ, contact_sheet
 from demo.read import judge, read
 from demo.render import render
 from demo.sampling import draw, encode

@@ -9,9 +9,7 @@ Learned tokens and figures are kept in `demo/runs/`, so a run that was stopped g
 runs: two processes can share the work so.
 """
 
-import importlib.util
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,11 @@ import torch
 
 from demo import shipped
 from demo.concepts import CONCEPTS, Concept
-from demo.evidence.autoguidance import DOCS, ROOT, contact_sheet, weights_key
+from demo.evidence.pictures import DOCS, contact_sheet, weights_key
 from demo.read import read
 from demo.sampling import draw, encode
 from demo.training import RUNS
+from tools.pack import load_pack
 from tools.report import arguments, insert_tables, write_report
 from xti import XTI, load, save
 from xti.layers import named_table
@@ -61,9 +60,7 @@ class World:
     """The shipped models and the pack's own nodes."""
 
     def __init__(self):
-        spec = importlib.util.spec_from_file_location("guidance_lab", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-        pack = sys.modules["guidance_lab"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(pack)
+        load_pack()
         from guidance_lab.nodes import xti_train
         from guidance_lab.nodes.host.learned_tokens import clip_widths, word_rows
         from guidance_lab.nodes.xti_prompt import XTIPrompt

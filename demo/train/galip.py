@@ -13,7 +13,7 @@ import json
 import numpy as np
 import torch
 
-from demo.evidence.autoguidance import contact_sheet
+from demo.evidence.pictures import contact_sheet
 from demo.galip import DIMS, draw, image_encoder, networks, noise, put_in_clip
 from demo.read import judge, read
 from demo.render import render

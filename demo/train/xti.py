@@ -1,15 +1,12 @@
 """Learns the two example XTIs of the pack (6 KB each) through XTI Train, from renderings: a red dotted car and a blue striped star."""
 
-import importlib.util
-import sys
-
 import torch
 
 from demo import shipped
 from demo.concepts import Concept
-from demo.evidence.autoguidance import ROOT
 from demo.render import outline
 from demo.world import COLOURS
+from tools.pack import load_pack
 from xti import save
 
 EXAMPLES = (
@@ -20,9 +17,7 @@ STEPS = 100
 
 
 def main() -> None:
-    spec = importlib.util.spec_from_file_location("guidance_lab", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    pack = sys.modules["guidance_lab"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
+    load_pack()
     from guidance_lab.nodes.xti_train import XTITrain
 
     model, clip, vae = shipped.load_model("main"), shipped.load_clip(), shipped.load_vae()
