@@ -1,6 +1,7 @@
 """Writes `demo/weights/` from finished runs: fp16 safetensors, each with what it needs to be rebuilt. Run: python dev.py train export
 
-The two guides are kept in 8 bits per weight with one scale per row, or Shapes would not fit into its 40 MB.
+All but the main model, the VAE and the text encoder are kept in 8 bits per weight with one scale per row, or Shapes would not fit into
+its 40 MB.
 
 The VAE is exported so that its latents have mean 0 and SD1.5's scale per channel (folded into its 1×1 convolutions), because that is
 the space the diffusion models were trained in: `ShapesLatent` is then SD1.5's latent format unchanged.
@@ -56,14 +57,14 @@ def in_8_bits(sd: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_clip() -> None:
-    """The image tower and the text projection of the CLIP; its text tower is the text encoder's file."""
+    """The image tower and the text projection of the CLIP, in 8 bits; its text tower is the text encoder's file."""
     state = torch.load(RUNS / "clip" / "last.pt", weights_only=True)
     text = torch.load(RUNS / "text" / "last.pt", weights_only=True)["model"]
     sd = {f"visual.{key}": value for key, value in state["visual"].items()}
     # The end token's state was trained through the encoder's own projection; the CLIP's comes after it.
     sd["text_projection"] = (state["projection"]["weight"] @ text["text_projection.weight"]).T
     sd["logit_scale"] = state["temperature"]["logit_scale"]
-    write("clip", sd)
+    write("clip", in_8_bits(sd))
 
 
 def write_noised_clip() -> None:
