@@ -61,8 +61,7 @@ class GALIPInterpolate(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Draws the pictures between texts and between noises with a GALIP generator, as a row, a grid or an endless loop of "
-                "frames. "
-                "The pictures at the keys are exactly those of GALIP Sampler."
+                "frames. The pictures at the keys are exactly those of GALIP Sampler."
             ),
             search_aliases=["GALIP", "latent walk", "morph", "style interpolation", "slerp", "GAN interpolation", "animation loop"],
             inputs=[
@@ -77,8 +76,7 @@ class GALIPInterpolate(io.ComfyNode):
                     "seeds",
                     default="0",
                     tooltip="One or more seeds, such as 0, 1, 2, in the order of the way. Each is the noise that GALIP Sampler draws "
-                    "from that "
-                    "seed. With one seed only the text changes.",
+                    "from that seed. With one seed only the text changes.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -92,8 +90,7 @@ class GALIPInterpolate(io.ComfyNode):
                     options=LAYOUTS,
                     default="row",
                     tooltip="row: text and noise move together from the first key to the last. loop: and back to the first, for an "
-                    "endless video. "
-                    "grid: texts from left to right, noises from top to bottom.",
+                    "endless video. grid: texts from left to right, noises from top to bottom.",
                 ),
                 io.Combo.Input(
                     "text_path",
@@ -106,8 +103,7 @@ class GALIPInterpolate(io.ComfyNode):
                     options=list(reversed(PATHS)),
                     default="slerp",
                     tooltip="How the noise moves: slerp by equal angles, which keeps it as strong as normal noise; lerp in a straight "
-                    "line, "
-                    "which passes weaker noise, that is more typical pictures, half-way.",
+                    "line, which passes weaker noise, that is more typical pictures, half-way.",
                 ),
                 io.Float.Input(
                     "truncation",
@@ -122,8 +118,7 @@ class GALIPInterpolate(io.ComfyNode):
                     "noise",
                     optional=True,
                     tooltip="Noises on the way in place of seeds and truncation, which are then not used: the noise output of GALIP "
-                    "Sampler, "
-                    "one key per picture of its batch.",
+                    "Sampler, one key per picture of its batch.",
                 ),
             ],
             outputs=[

@@ -47,8 +47,7 @@ class GALIPLoader(io.ComfyNode):
                     options=["auto", *PRECISIONS],
                     default="auto",
                     tooltip="auto: fp16 on a GPU that is fast with it, else fp32, the exact pictures. bf16 takes about half the time on "
-                    "newer "
-                    "CPUs and changes pixels by about 1 %.",
+                    "newer CPUs and changes pixels by about 1 %.",
                 ),
             ],
             outputs=[

@@ -17,8 +17,7 @@ class GALIPSampler(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Draws pictures from a text with a GALIP generator: one pass each, no steps, no CFG. Official checkpoints draw 224×224 "
-                "pixels, "
-                "always; enlarge or refine them with other nodes."
+                "pixels, always; enlarge or refine them with other nodes."
             ),
             search_aliases=["GALIP", "GAN sampler", "one step", "text to image", "fast draft", "truncation trick"],
             inputs=[
@@ -34,8 +33,7 @@ class GALIPSampler(io.ComfyNode):
                     max=MAX_SEED,
                     control_after_generate=True,
                     tooltip="Seed of the first picture's noise; every further picture of the batch takes the next seed, so each can be "
-                    "drawn "
-                    "again alone.",
+                    "drawn again alone.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -52,8 +50,7 @@ class GALIPSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="1 is off: normal noise, as in the paper. Below 1, noise outside ±2 is drawn again and all of it multiplied "
-                    "by this: "
-                    "more typical pictures, less variety. Usual 0.7 to 0.9; 0 gives one picture per text.",
+                    "by this: more typical pictures, less variety. Usual 0.7 to 0.9; 0 gives one picture per text.",
                 ),
                 io.Latent.Input(
                     "noise",
@@ -67,8 +64,7 @@ class GALIPSampler(io.ComfyNode):
                 io.Latent.Output(
                     display_name="noise",
                     tooltip="The noise they were drawn from, one vector per picture. Latent nodes can pick, batch, mix and save it; it "
-                    "is not "
-                    "for VAE Decode.",
+                    "is not for VAE Decode.",
                 ),
             ],
         )

@@ -23,8 +23,7 @@ class GALIPSave(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Writes the generator alone, without discriminator and optimisers, as a safetensors file into the output folder. Move it "
-                "to "
-                "models/galip to load it. The licence of the weights stays that of the checkpoint."
+                "to models/galip to load it. The licence of the weights stays that of the checkpoint."
             ),
             search_aliases=["GALIP", "convert checkpoint", "pth to safetensors", "export generator"],
             inputs=[
