@@ -1,9 +1,9 @@
 """GALIP in Shapes: one pass against the diffusion model at 5 to 50 steps, what CLIP inside it is worth, and how smooth its space is.
 
 Pictures are kept in `demo/runs/`, so a run that was stopped goes on where it was. The ablations are drawn from their training runs
-(`python dev.py train galip --without-clip-d`, `--without-clip-g`) and left out where those are missing.
+(`python dev.py train galip --steps 1500` with `--name galip-with-both`, `--without-clip-d`, `--without-clip-g`) and left out where
+one is missing.
 """
-
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from tools.report import arguments, insert_tables, write_report
 SEED = 3000
 STEPS = (5, 10, 20, 50)
 CFG = 2.0
-ABLATIONS = {"without CLIP in D": "galip-without-clip-d", "without CLIP in G": "galip-without-clip-g"}
+ABLATIONS = {"CLIP in both": "galip-with-both", "without CLIP in D": "galip-without-clip-d", "without CLIP in G": "galip-without-clip-g"}
 COLUMNS = ("simple object+colour", "simple all", "complex all", "texture", "frechet", "precision", "recall", "coverage")
 
 
@@ -36,14 +36,12 @@ def pooled(clip, captions: list[str]) -> torch.Tensor:
 
 
 def ablations() -> dict[str, Generator]:
-    """Generators of the same training step: GALIP and, where they were trained, the ablations; empty without any."""
-    kept = {name: snapshots(name) for name in ("galip", *ABLATIONS.values())}
-    names = {label: name for label, name in ABLATIONS.items() if kept[name] & kept["galip"]}
-    if not names:
+    """Generators of the runs with and without CLIP in one part, all at the same training step; empty where one was not trained."""
+    steps = set.intersection(*(snapshots(name) for name in ABLATIONS.values()))
+    if not steps:
         return {}
-    step = max(set.intersection(kept["galip"], *(kept[name] for name in names.values())))
-    found = {f"GALIP, step {step}": averaged("galip", step)}
-    return found | {f"{label}, step {step}": averaged(name, step, "in G" not in label) for label, name in names.items()}
+    step = max(steps)
+    return {f"{label}, step {step}": averaged(name, step, "in G" not in label) for label, name in ABLATIONS.items()}
 
 
 def seen(picture: np.ndarray) -> np.ndarray:
