@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from demo import shipped
-from demo.clip import tokens
+from demo.clip import MEAN, STD, tokens
 from demo.evidence.pictures import DOCS, contact_sheet, kept, measure, place_again, table, weights_key
 from demo.features import features
 from demo.read import read
@@ -25,6 +25,9 @@ from tools.report import arguments, insert_tables, write_report
 
 SEED = 5000
 STEPS = 20
+COLUMNS = (
+    "simple object+colour", "simple all", "complex all", "relation", "missing", "extra", "frechet", "coverage", "clip score", "cpu seconds",
+)  # fmt: skip
 NODE = {"strength": 0.5, "start_percent": 0.2, "end_percent": 1.0, "every": 1, "crops": 0, "whole_view": True}
 
 
@@ -138,6 +141,15 @@ class Studio:
         return np.concatenate(pictures)
 
 
+@torch.no_grad()
+def clip_score(pictures: np.ndarray, captions: list[str]) -> float:
+    """Mean cosine of the finished pictures with their captions, by the clean Shapes CLIP."""
+    module = shipped.load_clip_module()
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    images = module.encode_image((x - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1), normalize=True)
+    return (images * module.encode_text(tokens(captions), normalize=True)).sum(-1).mean().item()
+
+
 def missing_and_extra(pictures: np.ndarray, scenes: list) -> dict[str, float]:
     """Things too few and too many per picture, of prompts with two or three things."""
     counts = [(len(s.things), len(read(p).things)) for s, p in zip(scenes, pictures, strict=True) if len(s.things) > 1]
@@ -153,33 +165,28 @@ def main() -> None:
     count = 50 if args.quick else 600
     rng = np.random.default_rng(79)
     scenes = [parse(random_scene(rng).caption) for _ in range(count)]
-    names = args.only or list(SETTINGS)
-    absent = [name for name in names if not all((shipped.WEIGHTS / f"{w}.safetensors").is_file() for w in SETTINGS[name].weights)]
-    if absent:
-        print(f"Left out, their weights are not shipped yet: {', '.join(absent)}.", flush=True)
     studio = Studio()
     captions = [scene.caption for scene in scenes]
     drawn, seconds = {}, {}
-    for name in names:
-        if name in absent:
-            continue
+    for name in args.only or SETTINGS:
         folder = RUNS / "evidence" / f"clip-{weights_key(*SETTINGS[name].weights)}-{count}"
         folder.mkdir(parents=True, exist_ok=True)
         stored = kept(folder / f"{name.replace(' ', '_')}.npz", lambda n=name: studio.draw(SETTINGS[n], captions))
         drawn[name], seconds[name] = stored["pictures"], float(stored["seconds"]) / count
     if args.draw:
         return
-    fresh = np.stack([render(place_again(s, np.random.default_rng([80, i]))) for i, s in enumerate(scenes)])
-    real = features(fresh)
-    rows = []
-    for name, pictures in drawn.items():
-        row = {"setting": name, "pictures": len(pictures), "cpu seconds": seconds[name]}
-        rows.append(row | measure(pictures, scenes, real) | missing_and_extra(pictures, scenes))
-    base = next((row for row in rows if row["setting"] == "cfg 2"), rows[0])
-    ratios = {f"{key} {row['setting']} / {base['setting']}": row[key] / base[key] for row in rows for key in ("frechet", "cpu seconds")}
+    fresh, other = (np.stack([render(place_again(s, np.random.default_rng([80 + k, i]))) for i, s in enumerate(scenes)]) for k in range(2))
+    real, rows = features(fresh), []
+    for name, pictures in {"(other renders)": other, **drawn}.items():
+        row = {"setting": name, "pictures": len(pictures)} | ({"cpu seconds": seconds[name]} if name in seconds else {})
+        row |= measure(pictures, scenes, real) | missing_and_extra(pictures, scenes)
+        rows.append(row | {"clip score": clip_score(pictures, captions)})
+    base = next((row for row in rows if row["setting"] == "cfg 2"), rows[-1])
+    ratios = {
+        f"{key} {row['setting']} / {base['setting']}": row[key] / base[key] for row in rows[1:] for key in ("frechet", "cpu seconds")
+    }
     write_report(args.json, ratios, rows)
-    columns = ("simple object+colour", "simple all", "complex all", "relation", "missing", "extra", "frechet", "coverage", "cpu seconds")
-    text = table(rows, "setting", columns)
+    text = table(rows, "setting", COLUMNS)
     print(text)
     if not args.quick and not args.only:  # a part must not take the place of the whole
         DOCS.mkdir(parents=True, exist_ok=True)
