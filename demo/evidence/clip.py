@@ -7,6 +7,7 @@ Every setting draws the same prompts from the same noise through the real node a
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import comfy.model_management
 import numpy as np
 import torch
 
@@ -133,11 +134,12 @@ class Studio:
     def draw(self, setting: Setting, captions: list[str]) -> np.ndarray:
         """One picture per caption."""
         contexts, empty = encode(self.clip, captions), encode(self.clip, [""])
-        pictures = []
+        pictures, models = [], []
         for i, start in enumerate(range(0, len(captions), BATCH)):
-            chunk = captions[start : start + BATCH]
-            model = self.model(setting, chunk)
-            pictures.append(draw(model, self.vae, contexts[start : start + BATCH], empty, SEED + i, setting.cfg, setting.steps))
+            models.append(self.model(setting, captions[start : start + BATCH]))
+            pictures.append(draw(models[-1], self.vae, contexts[start : start + BATCH], empty, SEED + i, setting.cfg, setting.steps))
+        # While they still live: ComfyUI cannot unload a model whose patcher is gone, and looks for it at every later load.
+        comfy.model_management.unload_all_models()
         return np.concatenate(pictures)
 
 
