@@ -117,7 +117,8 @@ def main() -> None:
         write_report(DOCS / "galip.json", ratios, rows + paths)
         insert_tables(DOCS / "galip.md", text)
         samples = [drawn[name]["pictures"] for name in ("GALIP", f"diffusion CFG {CFG}, 5 steps", f"diffusion CFG {CFG}, 50 steps")]
-        contact_sheet(DOCS / "galip.png", [*samples, *(walk[:: len(walk) // 11] for walk in shown)])
+        even = np.linspace(0, len(shown[0]) - 1, 12).round().astype(int)
+        contact_sheet(DOCS / "galip.png", [*samples, *(frames[even] for frames in shown)])
 
 
 if __name__ == "__main__":
