@@ -165,6 +165,7 @@ def _outer_sample(executor, *args, **kwargs):
     finally:
         for extra in reversed(extras):
             extra.end()
+        run.close()
 
 
 def _wrap_options(options: dict, run: Run, attachments: list[_Attachment], extras: list[_LoadedExtra]) -> None:

@@ -161,6 +161,11 @@ class Run:
         self.model = self.model_patcher.model
         self.main = Evaluator(self, self.model_patcher, extra_args["model_options"], self.guider.conds)
 
+    def close(self) -> None:
+        """Lets go of everything. The host's options point at the run and the run at them, and a MODEL that only the garbage collector
+        can free is one that ComfyUI takes for a memory leak."""
+        vars(self).clear()
+
     @property
     def model_sampling(self):
         return self.model.model_sampling

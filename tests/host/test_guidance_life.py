@@ -1,5 +1,7 @@
 """The contract of the host adapter, with guidances written for the purpose."""
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -199,6 +201,20 @@ def test_evaluations_inside_a_step_are_charged_to_the_guidance(host, recorder, t
     sample(host.attach(host.attach(counter.model, Again()), recorder), cond(1), cond(2), latent())
     assert all((step.costs["model"].calls, step.costs["Again"].calls) == (1, 1) for step in recorder.steps)
     assert counter.calls == 2 * STEPS
+
+
+def test_a_model_is_gone_when_nobody_holds_it(host, tiny_model, tiny_model_b, cond, latent, run_node, sample):
+    """Without the garbage collector: ComfyUI cannot unload what only that can free, and warns of a memory leak."""
+    model = host.attach(pair(run_node, tiny_model, tiny_model_b, 2.0), add(host, "one", 1.0))
+    there = weakref.ref(model)
+    gc.collect()
+    gc.disable()
+    try:
+        sample(model, cond(1), cond(2), latent())
+        del model
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_a_sampler_that_skips_the_hosts_wrappers_is_told_so(host, recorder, tiny_model, cond, latent):
