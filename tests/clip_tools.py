@@ -87,16 +87,18 @@ def pixel_space(model):
 
 
 class Watch(Guidance):
-    """Keeps what every evaluation of a run was: `steps`, and the shifts that were added, `shifts` (None where nothing was)."""
+    """Keeps what every evaluation of a run was: `steps`, their numbers in the schedule, `indices`, and the shifts that were added,
+    `shifts` (None where nothing was)."""
 
     name = "watch"
 
     def __init__(self):
-        self.steps, self.shifts = [], []
+        self.steps, self.indices, self.shifts = [], [], []
 
     def begin(self, run):
         def listen(step):
             self.steps.append(step)
+            self.indices.append(run.index(step.sigma_value))
             self.shifts.extend(term.value for term in step.terms if term.name.startswith("CLIP guidance"))
 
         run.listeners.append(listen)
