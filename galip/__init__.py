@@ -8,5 +8,23 @@ from .fast import FAST, PLAIN, Fast
 from .generator import Generator
 from .sampling import PATHS, lerp, seeded_noise, slerp, walk
 
-__all__ = ["FAST", "OFFICIAL", "PATHS", "PLAIN", "Dims", "Fast", "Generator", "ImageEncoder", "NetC", "NetD", "TextEncoder",
-           "check_same_clip", "lerp", "load_generator", "save_generator", "seeded_noise", "slerp", "walk"]
+__all__ = [
+    "FAST",
+    "OFFICIAL",
+    "PATHS",
+    "PLAIN",
+    "Dims",
+    "Fast",
+    "Generator",
+    "ImageEncoder",
+    "NetC",
+    "NetD",
+    "TextEncoder",
+    "check_same_clip",
+    "lerp",
+    "load_generator",
+    "save_generator",
+    "seeded_noise",
+    "slerp",
+    "walk",
+]

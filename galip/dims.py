@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 HEAD_WIDTH = 64  # every CLIP ViT of OpenAI has heads of this width
+MAX_BLOCKS, MAX_SIDE = 64, 4096  # far beyond any network that was trained: more is a damaged or hostile file
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,32 @@ class Dims:
     image_channels: int = 3
 
     def __post_init__(self):
+        blocks = max(self.clip_layers, self.bridge_blocks, len(self.channels))
+        if blocks > MAX_BLOCKS or max(self.sizes, default=0) > MAX_SIDE:
+            raise ValueError(
+                f"it would have {blocks} blocks and pictures of {max(self.sizes, default=0)} pixels; a GALIP generator "
+                f"has at most {MAX_BLOCKS} and {MAX_SIDE}"
+            )
         if self.clip_width % HEAD_WIDTH:
-            raise ValueError(f"the CLIP width is {self.clip_width}, but attention heads are {HEAD_WIDTH} wide; use a multiple of it")
+            raise ValueError(
+                f"the CLIP width is {self.clip_width}, but attention heads are {HEAD_WIDTH} wide; use a multiple of it"
+            )
         if not 0 <= self.prompts < self.clip_layers:
-            raise ValueError(f"{self.prompts} prompts do not fit a CLIP of {self.clip_layers} blocks; "
-                             f"prompt j goes into block j + 1, so at most {self.clip_layers - 1} fit")
+            raise ValueError(
+                f"{self.prompts} prompts do not fit a CLIP of {self.clip_layers} blocks; "
+                f"prompt j goes into block j + 1, so at most {self.clip_layers - 1} fit"
+            )
         if len(self.sizes) != len(self.channels) or min(self.sizes) < 1:
-            raise ValueError(f"the generator has {len(self.channels)} blocks but the output sizes are {list(self.sizes)}; "
-                             "give one positive size per block")
+            raise ValueError(
+                f"the generator has {len(self.channels)} blocks but the output sizes are {list(self.sizes)}; "
+                "give one positive size per block"
+            )
         for index in range(len(self.channels) - 1):
             if self.channels[index][1] != self.channels[index + 1][0]:
-                raise ValueError(f"GBlocks.{index} gives {self.channels[index][1]} channels but GBlocks.{index + 1} "
-                                 f"takes {self.channels[index + 1][0]}; the checkpoint is inconsistent")
+                raise ValueError(
+                    f"GBlocks.{index} gives {self.channels[index][1]} channels but GBlocks.{index + 1} takes "
+                    f"{self.channels[index + 1][0]}; the checkpoint is inconsistent"
+                )
 
     @property
     def ngf(self) -> int:
@@ -66,7 +81,9 @@ OFFICIAL = Dims()
 
 
 def official_sizes(blocks: int) -> tuple[int, ...]:
-    """Output sizes that the official NetG gives to `blocks` G blocks: 8, 16, 32, ... and 224 for the last one, always."""
+    """Output sizes that the official NetG gives to `blocks` G blocks: 8, 16, 32, ... and 224 for the last one,
+    always.
+    """
     return tuple(8 * 2**index for index in range(blocks - 1)) + (224,)
 
 
@@ -81,7 +98,11 @@ def infer_dims(state_dict: Mapping[str, torch.Tensor], sizes: tuple[int, ...] | 
         if key not in state_dict:
             raise ValueError(f"this is not a GALIP generator: it has no tensor '{key}'")
         if state_dict[key].ndim != ndim:
-            raise ValueError(f"tensor '{key}' has shape {list(state_dict[key].shape)}; a GALIP generator has {ndim} dimensions there")
+            raise ValueError(
+                f"tensor '{key}' has shape {list(state_dict[key].shape)}; a GALIP generator has {ndim} dimensions there"
+            )
+        if 0 in state_dict[key].shape:
+            raise ValueError(f"tensor '{key}' is empty")
         return state_dict[key].shape
 
     def count(prefix: str, key: str) -> int:
@@ -97,18 +118,31 @@ def infer_dims(state_dict: Mapping[str, torch.Tensor], sizes: tuple[int, ...] | 
     prompts, cond = shape("mapping.fc_prompt.weight", 2)
     grid = math.isqrt(positions - 1)
     if grid * grid != positions - 1 or code != code_channels * grid * grid:
-        raise ValueError(f"the noise code has {code} values in {code_channels} channels but the CLIP inside has {positions - 1} "
-                         "patches; they must be the same square grid, so this CLIP does not belong to this generator")
+        raise ValueError(
+            f"the noise code has {code} values in {code_channels} channels but the CLIP inside has {positions - 1} "
+            "patches; they must be the same square grid, so this CLIP does not belong to this generator"
+        )
     if prompts % width or cond <= nz:
-        raise ValueError(f"mapping.fc_prompt is {prompts} x {cond}; expected a multiple of the CLIP width {width}, "
-                         f"and more inputs than the {nz} of the noise")
+        raise ValueError(
+            f"mapping.fc_prompt is {prompts} x {cond}; expected a multiple of the CLIP width {width}, and more inputs "
+            f"than the {nz} of the noise"
+        )
     shape("GBlocks.0.c1.weight", 4)
     blocks = count("GBlocks", "c1.weight")
-    channels = tuple(tuple(shape(f"GBlocks.{index}.c1.weight", 4)[1::-1]) for index in range(blocks))
+    kernels = [shape(f"GBlocks.{index}.c1.weight", 4) for index in range(blocks)]
+    channels = tuple((kernel[1], kernel[0]) for kernel in kernels)
     return Dims(
-        nz=nz, cond_dim=cond - nz, grid=grid, code_channels=code_channels, code_hidden=hidden,
-        bridge_blocks=count("mapping.FBlocks", "conv1.weight"), clip_width=width,
-        clip_layers=count("mapping.CLIP_ViT.transformer.resblocks", "ln_1.weight"), clip_patch=patch,
-        prompts=prompts // width, channels=channels, sizes=tuple(sizes or official_sizes(blocks)),
+        nz=nz,
+        cond_dim=cond - nz,
+        grid=grid,
+        code_channels=code_channels,
+        code_hidden=hidden,
+        bridge_blocks=count("mapping.FBlocks", "conv1.weight"),
+        clip_width=width,
+        clip_layers=count("mapping.CLIP_ViT.transformer.resblocks", "ln_1.weight"),
+        clip_patch=patch,
+        prompts=prompts // width,
+        channels=channels,
+        sizes=tuple(sizes or official_sizes(blocks)),
         image_channels=shape("to_rgb.1.weight", 4)[0],
     )

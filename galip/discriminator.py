@@ -1,7 +1,7 @@
 """GALIP's discriminator on CLIP features: NetD extracts, NetC judges them together with the sentence.
 
-Tao et al. (CVPR 2023), "mate-D"; state-dict names are the official ones. DBlocks hold an unused 1x1 shortcut because the
-official checkpoints do.
+Tao et al. (CVPR 2023), "mate-D"; state-dict names are the official ones. DBlocks hold an unused 1x1 shortcut because
+the official checkpoints do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from .layers import SLOPE
 
 
 class DBlock(nn.Module):
-    """shortcut(x) + gamma * conv(conv(x)) + beta * CLIP features of a deeper block; gamma and beta are learned scalars."""
+    """shortcut(x) + gamma * conv(conv(x)) + beta * CLIP features of a deeper block; gamma and beta are learned
+    scalars.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, clip_features: bool):
         super().__init__()
@@ -21,8 +23,11 @@ class DBlock(nn.Module):
         if clip_features:
             self.beta = nn.Parameter(torch.zeros(1))
         self.conv_r = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False), nn.LeakyReLU(SLOPE))
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.LeakyReLU(SLOPE),
+        )
         self.conv_s = nn.Conv2d(channels_in, channels_out, 1)
         self.learned_shortcut = channels_in != channels_out
 
@@ -53,8 +58,10 @@ class NetC(nn.Module):
     def __init__(self, channels: int = 512, cond_dim: int = 512, hidden: int = 128, kernel: int = 4, grid: int = 7):
         super().__init__()
         self.joint_conv = nn.Sequential(
-            nn.Conv2d(channels + cond_dim, hidden, kernel, bias=False), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(hidden, 1, grid - kernel + 1, bias=False))
+            nn.Conv2d(channels + cond_dim, hidden, kernel, bias=False),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(hidden, 1, grid - kernel + 1, bias=False),
+        )
 
     def forward(self, x: torch.Tensor, sentence: torch.Tensor) -> torch.Tensor:
         """[B, channels, h, w], raw sentence embedding [B, cond_dim] -> [B, 1, 1, 1] on the grid it was built for."""

@@ -1,4 +1,4 @@
-"""The exact optimisations of the generator: what they are, and the mathematics of the four-phase convolution.
+"""The exact optimizations of the generator: what they are, and the mathematics of the four-phase convolution.
 
 All of them are algebra, not approximation: in exact arithmetic the image is the same. `PLAIN` is the official order of
 operations, kept for tests and benchmarks.
@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Fast:
-    """Which optimisations are on.
+    """Which optimizations are on.
 
-    affine_first   modulate, and apply the 1x1 shortcut, before nearest upsampling: both act per pixel, so they commute with it
+    affine_first   modulate, and apply the 1x1 shortcut, before nearest upsampling: both act per pixel, so they
+                   commute with it
     four_phase     nearest x2 then a 3x3 convolution as four 2x2 convolutions (needs affine_first)
     fused_mlps     the first layers of all modulation MLPs share their input: one matrix product
     kv_prompts     tokens whose output is dropped (prompts; CLS in the last block) only get keys and values
@@ -39,8 +40,8 @@ PLAIN = Fast(False, False, False, False, False, False)
 def phase_kernels(weight: torch.Tensor) -> torch.Tensor:
     """2x2 kernels that equal nearest x2 upsampling followed by the 3x3 kernel `weight` [out, in, 3, 3].
 
-    Output row 2i sees source rows (i-1, i, i), output row 2i+1 sees (i, i, i+1), so the taps that meet on one row add up.
-    Returns [4 * out, in, 2, 2], phases in the order (row, column) = (0,0), (0,1), (1,0), (1,1).
+    Output row 2i sees source rows (i-1, i, i), output row 2i+1 sees (i, i, i+1), so the taps that meet on one row add
+    up. Returns [4 * out, in, 2, 2], phases in the order (row, column) = (0,0), (0,1), (1,0), (1,1).
     """
 
     def split(w: torch.Tensor, dim: int) -> list[torch.Tensor]:
@@ -56,11 +57,13 @@ def four_phase_conv(x: torch.Tensor, kernels: torch.Tensor, bias: torch.Tensor) 
     """conv3x3(nearest_x2(x), padding 1) by the kernels of `phase_kernels`: [B, in, H, W] -> [B, out, 2H, 2W]."""
     batch, _, height, width = x.shape
     out = bias.shape[0]
-    memory_format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    memory_format = (
+        torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    )
     y = torch.empty((batch, out, 2 * height, 2 * width), dtype=x.dtype, device=x.device, memory_format=memory_format)
     # Window r of the padded conv sees source rows r-1 and r: phase 0 of row i is window i, phase 1 is window i+1.
     windows = F.conv2d(x, kernels, bias.repeat(4), padding=1).split(out, dim=1)
     for phase, window in enumerate(windows):
         row, column = divmod(phase, 2)
-        y[:, :, row::2, column::2] = window[:, :, row:row + height, column:column + width]
+        y[:, :, row::2, column::2] = window[:, :, row : row + height, column : column + width]
     return y

@@ -1,12 +1,13 @@
 """Blocks of the generator: text-conditioned modulation (DFBLK), bridge block (M_Block) and upsampling block (G_Block).
 
-Tao et al., "GALIP: Generative Adversarial CLIPs for Text-to-Image Synthesis" (CVPR 2023); DFBLK is from DF-GAN (CVPR 2022).
-A modulation is a pair (gamma, beta) of [B, C, 1, 1]; each block takes the four that belong to it.
+Tao et al., "GALIP: Generative Adversarial CLIPs for Text-to-Image Synthesis" (CVPR 2023); DFBLK is from DF-GAN (CVPR
+2022). A modulation is a pair (gamma, beta) of [B, C, 1, 1]; each block takes the four that belong to it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +34,10 @@ def modulate(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, in_place:
 
 def modulation_mlp(cond_dim: int, channels: int, bias: float) -> nn.Sequential:
     """Two-layer MLP that starts as the constant `bias`."""
-    mlp = nn.Sequential(OrderedDict(
-        linear1=nn.Linear(cond_dim, channels), relu1=nn.ReLU(), linear2=nn.Linear(channels, channels)))
-    nn.init.zeros_(mlp.linear2.weight)
-    nn.init.constant_(mlp.linear2.bias, bias)
-    return mlp
+    first, last = nn.Linear(cond_dim, channels), nn.Linear(channels, channels)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, bias)
+    return nn.Sequential(OrderedDict(linear1=first, relu1=nn.ReLU(), linear2=last))
 
 
 class Affine(nn.Module):
@@ -98,7 +98,7 @@ class GBlock(nn.Module):
             shortcut = upsample(self.c_sc(x), self.size)
             h = self.fuse1(x, modulations[:2], fast)
             if fast.four_phase and self.size == 2 * x.shape[-1]:
-                h = four_phase_conv(h, self.phase_kernels(), self.c1.bias)
+                h = four_phase_conv(h, self.phase_kernels(), cast(torch.Tensor, self.c1.bias))
             else:
                 h = self.c1(upsample(h, self.size))
         else:

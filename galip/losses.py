@@ -24,23 +24,19 @@ def hinge_fake(score: torch.Tensor) -> torch.Tensor:
     return F.relu(1 + score).mean()
 
 
-def discriminator_loss(real: torch.Tensor, fake: torch.Tensor, mismatch: torch.Tensor) -> torch.Tensor:
-    """Hinge loss of matching real images, generated images and real images with a wrong sentence, without the penalty."""
-    return hinge_real(real) + 0.5 * (hinge_fake(fake) + hinge_fake(mismatch))
-
-
 def gradient_norm(score: torch.Tensor, features: torch.Tensor, sentence: torch.Tensor) -> torch.Tensor:
     """||d score / d (features, sentence)||_2 per sample, one joint norm: [B], differentiable.
 
-    features (CLIP features of real images) and sentence must require grad, and score be computed from them. The gradient
-    stops at the CLIP features: no backward through the image tower.
+    features (CLIP features of real images) and sentence must require grad, and score be computed from them. The
+    gradient stops at the CLIP features: no backward through the image tower.
     """
     gradients = torch.autograd.grad(score.sum(), (features, sentence), create_graph=True)
     return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).norm(dim=1)
 
 
-def matching_aware_gradient_penalty(score: torch.Tensor, features: torch.Tensor, sentence: torch.Tensor,
-                                    weight: float = 2.0, power: float = 6.0) -> torch.Tensor:
+def matching_aware_gradient_penalty(
+    score: torch.Tensor, features: torch.Tensor, sentence: torch.Tensor, weight: float = 2.0, power: float = 6.0
+) -> torch.Tensor:
     """weight * E[ gradient_norm^power ]: the matching-aware gradient penalty of DF-GAN, in CLIP feature space."""
     return weight * (gradient_norm(score, features, sentence) ** power).mean()
 
@@ -48,8 +44,3 @@ def matching_aware_gradient_penalty(score: torch.Tensor, features: torch.Tensor,
 def clip_similarity(embedding: torch.Tensor, sentence: torch.Tensor) -> torch.Tensor:
     """E[cos(image embedding, sentence)]."""
     return F.cosine_similarity(embedding, sentence, dim=1).mean()
-
-
-def generator_loss(score: torch.Tensor, embedding: torch.Tensor, sentence: torch.Tensor, sim_weight: float = 4.0) -> torch.Tensor:
-    """-E[score] - sim_weight * E[cos(image embedding, sentence)]."""
-    return -score.mean() - sim_weight * clip_similarity(embedding, sentence)

@@ -8,11 +8,12 @@ TRUNCATION_BOUND = 2.0
 
 
 def seeded_noise(seeds: list[int], width: int, truncation: float = 1.0) -> torch.Tensor:
-    """Standard normal noise [len(seeds), width], float32 on the CPU: row i depends on seeds[i] alone. Global random state is not used.
+    """Standard normal noise [len(seeds), width], float32 on the CPU: row i depends on seeds[i] alone. Global random
+    state is not used.
 
-    truncation 1: plain normal noise, as GALIP was trained and measured with. Below 1, the truncated normal of DF-GAN (trunc_rate,
-    0.88 in its COCO set-up): values outside +-2 are drawn again, then all are multiplied by `truncation`; 0 is the mean picture.
-    Raises ValueError outside 0..1.
+    truncation 1: plain normal noise, as GALIP was trained and measured with. Below 1, the truncated normal of DF-GAN
+    (trunc_rate, 0.88 in its COCO set-up): values outside +-2 are drawn again, then all are multiplied by `truncation`;
+    0 is the mean picture. Raises ValueError outside 0..1.
     """
     if not 0 <= truncation <= 1:
         raise ValueError(f"truncation is {truncation}; give a number from 0 to 1, 1 for none")
@@ -34,10 +35,11 @@ def lerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
-    """Spherical interpolation of two vectors [D] (Shoemake 1985): [sin((1-t) w) a + sin(t w) b] / sin w, w the angle between them.
+    """Spherical interpolation of two vectors [D] (Shoemake 1985): [sin((1-t) w) a + sin(t w) b] / sin w, w the angle
+    between them.
 
-    Normal noise of many dimensions lies near a sphere; slerp stays on it where lerp cuts through. Vectors without an angle between
-    them (parallel, opposite or zero) are interpolated linearly.
+    Normal noise of many dimensions lies near a sphere; slerp stays on it where lerp cuts through. Vectors without an
+    angle between them (parallel, opposite or zero) are interpolated linearly.
     """
     wide_a, wide_b = a.double(), b.double()
     cosine = torch.dot(wide_a, wide_b) / (wide_a.norm() * wide_b.norm()).clamp_min(torch.finfo(torch.float64).tiny)
@@ -54,11 +56,16 @@ PATHS = {"lerp": lerp, "slerp": slerp}
 def walk(keys: torch.Tensor, steps: int, kind: str, loop: bool = False) -> torch.Tensor:
     """Points on the way through `keys` [K, D], `steps` from one key to the next: [(K-1) * steps + 1, D].
 
-    Every key is in the result with its own bits. loop: the way goes on from the last key back to the first, which is not repeated,
-    so that the frames play endlessly: [K * steps, D]. `kind`: a name in PATHS. Raises ValueError for fewer than one step.
+    Every key is in the result with its own bits. loop: the way goes on from the last key back to the first, which is
+    not repeated, so that the frames play endlessly: [K * steps, D]. `kind`: a name in PATHS. Raises ValueError for
+    fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1, the number of pictures from one key to the next")
     ways = list(zip(keys, keys.roll(-1, dims=0)))
-    points = [a if step == 0 else PATHS[kind](a, b, step / steps) for a, b in (ways if loop else ways[:-1]) for step in range(steps)]
+    points = [
+        a if step == 0 else PATHS[kind](a, b, step / steps)
+        for a, b in (ways if loop else ways[:-1])
+        for step in range(steps)
+    ]
     return torch.stack(points if loop else [*points, keys[-1]])

@@ -1,7 +1,7 @@
 """Autoguidance: steer a model away from a weaker version of itself (Karras et al. 2024, arXiv 2406.02507).
 
-Every quantity is a prediction of the clean latent x0, any shape, all of one shape. The conversions from eps, v or flow to x0 are
-affine in the network output with the same x and sigma for both models, so mixing here equals mixing there.
+Every quantity is a prediction of the clean latent x0, any shape, all of one shape. The conversions from eps, v or flow
+to x0 are affine in the network output with the same x and sigma for both models, so mixing here equals mixing there.
 """
 
 import torch
@@ -34,30 +34,11 @@ def add_term(prediction: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
 def multi_guided(main: torch.Tensor, guides: list[tuple[torch.Tensor, float]]) -> torch.Tensor:
     """Eq. 6: D = D_m + sum_i (w_i - 1)(D_m - D_i); every difference is measured from the main prediction.
 
-    guides: pairs (D_i, w_i); an unconditional prediction makes the classifier-free term, a weaker model's the autoguidance term.
+    guides: pairs (D_i, w_i); an unconditional prediction makes the classifier-free term, a weaker model's the
+    autoguidance term.
     """
     result = main
     for guide, weight in guides:
         if weight != 1.0:
             result = add_term(result, guidance_term(main, guide, weight))
     return result
-
-
-def weights_from_total(total: float, mix: float) -> tuple[float, float]:
-    """Appendix B.2: total guidance w shared out by alpha: (w_u, w_c) = ((1 - a)(w - 1) + 1, a(w - 1) + 1).
-
-    mix: alpha in 0..1; 0 is pure classifier-free guidance of weight `total`, 1 pure autoguidance. ValueError outside 0..1.
-    """
-    if not 0.0 <= mix <= 1.0:
-        raise ValueError(f"The mix of classifier-free guidance and autoguidance is {mix}; give a number from 0 to 1.")
-    return (1.0 - mix) * (total - 1.0) + 1.0, mix * (total - 1.0) + 1.0
-
-
-def best_extrapolation(main: torch.Tensor, guide: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Diagnostic: the s* = w - 1 that brings M + s(M - B) nearest to the clean latent z, s* = <M - B, z - M> / |M - B|^2.
-
-    All arguments (batch, ...); returns (batch,). Positive means that this guide can help; nan where M equals B.
-    """
-    difference = (_wide(main) - _wide(guide)).flatten(1)
-    missing = (_wide(clean) - _wide(main)).flatten(1)
-    return (difference * missing).sum(1) / difference.square().sum(1)

@@ -3,8 +3,8 @@
     D' = D_c + s*(D_c - D_uc) - b*(D_b - D_c)          s = cfg - 1
 
 D_c, D_uc, D_b: the model's estimate under the prompt, the negative prompt, and the caption of the running estimate. The
-coefficients sum to 1, so the formula is the same in eps, v and x0. It limits itself: as the caption approaches the prompt,
-D_b approaches D_c and what is left is plain classifier-free guidance.
+coefficients sum to 1, so the formula is the same in eps, v and x0. It limits itself: as the caption approaches the
+prompt, D_b approaches D_c and what is left is plain classifier-free guidance.
 """
 
 import string
@@ -20,11 +20,6 @@ def caption_residual(guided: torch.Tensor, cond: torch.Tensor, captioned: torch.
     if weight == 0:
         return guided
     return guided - weight * (captioned - cond)
-
-
-def cfg(cond: torch.Tensor, uncond: torch.Tensor, scale: float) -> torch.Tensor:
-    """D_uc + cfg*(D_c - D_uc) = D_c + s*(D_c - D_uc), in the order in which ComfyUI computes it, so that the bits agree."""
-    return uncond + (cond - uncond) * scale
 
 
 def same_caption(first: str, second: str) -> bool:

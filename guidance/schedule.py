@@ -1,7 +1,7 @@
-"""When a guidance acts and how strongly, as functions of sigma. Never of a call count: two-evaluation samplers call twice per step."""
+"""When a guidance acts and how strongly, as functions of sigma. Never of a call count: two-evaluation samplers call
+twice per step.
+"""
 
-import math
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +15,9 @@ def float32(value: float) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the sampling in percent: 0 is the noisiest sigma of the model, 1 the clean end; both ends belong to it."""
+    """A part of the sampling in percent: 0 is the noisiest sigma of the model, 1 the clean end; both ends belong to
+    it.
+    """
 
     start_percent: float = 0.0
     end_percent: float = 1.0
@@ -37,7 +39,8 @@ class Window:
     def sigmas(self, percent_to_sigma: Callable[[float], float]) -> tuple[float, float]:
         """(highest, lowest) sigma of the window in a model's own percent scale, rounded to float32.
 
-        The rounding is what makes both ends inclusive: a sampler that stands exactly on the boundary carries the rounded number.
+        The rounding is what makes both ends inclusive: a sampler that stands exactly on the boundary carries the
+        rounded number.
         """
         return float32(percent_to_sigma(self.start_percent)), float32(percent_to_sigma(self.end_percent))
 
@@ -47,21 +50,36 @@ def in_window(sigma: float, bounds: tuple[float, float]) -> bool:
     return bounds[1] <= float32(sigma) <= bounds[0]
 
 
-def weight_at(sigma: float, knots: list[tuple[float, float]]) -> float:
-    """A weight schedule: piecewise linear in log sigma between knots (sigma, weight), constant beyond the first and the last.
+def step_index(sigmas: list[float], sigma: float) -> int:
+    """The step of a falling schedule whose span holds sigma: from its own sigma (included) down to the next (not
+    included).
 
-    knots: in falling order of sigma, sigma > 0. ValueError when there are none, when they do not fall or a sigma is not positive.
+    So both evaluations of a two-evaluation sampler at and between two levels belong to the upper one's step. Relative
+    rounding of 1e-6 does not matter; what lies outside the schedule belongs to its first or last step.
     """
-    if not knots:
-        raise ValueError("A weight schedule needs at least one knot (sigma, weight).")
-    if any(s <= 0 for s, _ in knots) or any(a[0] <= b[0] for a, b in zip(knots, knots[1:], strict=False)):
-        raise ValueError("The sigmas of a weight schedule must be positive and in falling order.")
-    rising = knots[::-1]
-    if sigma <= rising[0][0]:
-        return rising[0][1]
-    if sigma >= rising[-1][0]:
-        return rising[-1][1]
-    upper = bisect_left([s for s, _ in rising], sigma)
-    (low, low_weight), (high, high_weight) = rising[upper - 1], rising[upper]
-    along = math.log(sigma / low) / math.log(high / low)
-    return low_weight + along * (high_weight - low_weight)
+    reached = sum(start >= sigma * (1 - 1e-6) for start in sigmas)
+    return max(0, min(reached, len(sigmas) - 1) - 1)
+
+
+def next_sigma(sigmas: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The next lower level of the schedule `sigmas` [N] for each of sigma [B], rounding as in `step_index`; 0 below the
+    last.
+    """
+    lower = torch.where(sigmas < sigma[:, None] * (1 - 1e-6), sigmas, 0)
+    return lower.amax(1)
+
+
+def percent_at(sigma: float, percent_to_sigma: Callable[[float], float]) -> float:
+    """Where sigma lies in a model's own percent scale, 0 the noisiest and 1 the clean end: the inverse of
+    `percent_to_sigma`, which falls.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if percent_to_sigma(middle) > sigma else (low, middle)
+    return high
+
+
+def weight_over_time(weight: float, factor: float, neutral: float = 0.0) -> float:
+    """`weight` at factor 1, exactly, `neutral` at factor 0, and on the line through both for any other factor."""
+    return weight if factor == 1.0 else neutral + (weight - neutral) * factor

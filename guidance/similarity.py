@@ -10,9 +10,11 @@ def cosine(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def spherical(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Minus half the squared angle, -theta^2/2 [B] (Crowson's spherical distance, used by UPainting and Disco Diffusion).
+    """Minus half the squared angle, -theta^2/2 [B] (Crowson's spherical distance, used by UPainting and Disco
+    Diffusion).
 
-    Parallel to the gradient of the cosine, theta/sin(theta) times as long: 1.3 to 1.4 at CLIP's usual cosines of 0.35 to 0.2.
+    Parallel to the gradient of the cosine, theta/sin(theta) times as long: 1.3 to 1.4 at CLIP's usual cosines of 0.35
+    to 0.2.
     """
     chord = (F.normalize(image, dim=-1) - F.normalize(target, dim=-1)).norm(dim=-1)
     # arcsin has infinite slope at antipodal embeddings, and its argument can exceed 1 by rounding.

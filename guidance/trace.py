@@ -8,15 +8,16 @@ import torch
 
 CFG = "CFG"
 OTHER = "other nodes"
-# What is left of the prediction when every known term is taken away counts as a term of its own above this relative size;
-# below it, it is rounding.
+# What is left of the prediction when every known term is taken away counts as a term of its own above this relative
+# size; below it, it is rounding.
 _ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
 class TermTrace:
-    """One term of one evaluation. size: |term| / |prediction|; cosine: to the CFG direction C - U, None where there is none;
-    weight: the weight in force (1 adds nothing), None where the term has none."""
+    """One term of one evaluation. size: |term| / |prediction|; cosine: to the CFG direction C - U, None where there is
+    none; weight: the weight in force (1 adds nothing), None where the term has none.
+    """
 
     name: str
     size: float | None
@@ -54,7 +55,9 @@ class Evaluation:
     notes: tuple[NoteTrace, ...] = ()
 
     def summary(self) -> str:
-        """One line to read while sampling: "step 3, sigma 4.42: CFG 12 %, Autoguidance 5 %"; steps count from 1 here, notes follow."""
+        """One line to read while sampling: "step 3, sigma 4.42: CFG 12 %, Autoguidance 5 %"; steps count from 1 here,
+        notes follow.
+        """
         sizes = ", ".join(f"{term.name} {100 * term.size:.2g} %" for term in self.terms if term.size is not None)
         line = f"step {self.step + 1}, sigma {self.sigma:.3g}: {sizes or 'no guidance'}"
         return "; ".join([line, *(f"{note.name}: {note.text}" for note in self.notes)])
@@ -67,11 +70,6 @@ class Record:
     sigmas: list[float]
     evaluations: list[Evaluation] = field(default_factory=list)
 
-    def step_of(self, sigma: float) -> int:
-        """The step whose span holds sigma: from its own sigma (included) down to the next one (not included)."""
-        reached = sum(start >= sigma * (1 - 1e-6) for start in self.sigmas)
-        return max(0, min(reached, len(self.sigmas) - 1) - 1)
-
     def term_names(self) -> list[str]:
         """Names of all terms in the order in which they first appear."""
         return list(dict.fromkeys(term.name for evaluation in self.evaluations for term in evaluation.terms))
@@ -82,30 +80,45 @@ class Record:
         for cost in (cost for evaluation in self.evaluations for cost in evaluation.costs):
             so_far = sums.get(cost.name, CostTrace(cost.name, 0, 0, 0.0))
             sums[cost.name] = CostTrace(
-                cost.name, so_far.calls + cost.calls, so_far.predictions + cost.predictions, so_far.seconds + cost.seconds
+                cost.name,
+                so_far.calls + cost.calls,
+                so_far.predictions + cost.predictions,
+                so_far.seconds + cost.seconds,
             )
         return list(sums.values())
 
     def to_json(self) -> str:
-        """The whole record as JSON: {"sigmas", "evaluations": [...], "totals": [...]}; a number that is not finite is null."""
-        whole = {"sigmas": self.sigmas, "evaluations": [asdict(e) for e in self.evaluations], "totals": [asdict(c) for c in self.totals()]}
+        """The whole record as JSON: {"sigmas", "evaluations": [...], "totals": [...]}; a number that is not finite is
+        null.
+        """
+        whole = {
+            "sigmas": self.sigmas,
+            "evaluations": [asdict(e) for e in self.evaluations],
+            "totals": [asdict(c) for c in self.totals()],
+        }
         return json.dumps(whole, indent=1, allow_nan=False)
 
 
 @dataclass
 class Trace:
-    """What connects a traced model with its plot: `latest` is the record of the run that began last, None before the first."""
+    """What connects a traced model with its plot: `latest` is the record of the run that began last, None before the
+    first.
+    """
 
     latest: Record | None = None
 
 
 def relative_size(term: torch.Tensor, prediction: torch.Tensor) -> float | None:
-    """|term| / |prediction|, both (batch, ...): Euclidean norms per picture, mean over the batch. None if not finite."""
+    """|term| / |prediction|, both (batch, ...): Euclidean norms per picture, mean over the batch. None if not
+    finite.
+    """
     return _finite((_norm(term) / _norm(prediction)).mean().item())
 
 
 def cosine(term: torch.Tensor, direction: torch.Tensor) -> float | None:
-    """Cosine between term and direction, both (batch, ...), per picture, mean over the pictures; None if either is zero."""
+    """Cosine between term and direction, both (batch, ...), per picture, mean over the pictures; None if either is
+    zero.
+    """
     product = (term.float() * direction.float()).flatten(1).sum(1)
     return _finite((product / (_norm(term) * _norm(direction))).mean().item())
 
@@ -117,7 +130,8 @@ def account(
     terms: list[tuple[str, torch.Tensor | None, float]],
     denoised: torch.Tensor,
 ) -> tuple[TermTrace, ...]:
-    """Splits denoised = C + (cfg - 1)(C - U) + the terms + what other nodes made of it. All predictions are x0, (batch, ...).
+    """Splits denoised = C + (cfg - 1)(C - U) + the terms + what other nodes made of it. All predictions are x0, (batch,
+    ...).
 
     cond: C, what sizes are relative to; uncond: U, None at cfg 1, then there is no CFG term and no cosine;
     terms: (name, value as added or None, weight in force); those of one name add up. Sizes as in `relative_size`.
@@ -134,10 +148,9 @@ def account(
     if left is None or left > _ROUNDING:
         parts[OTHER] = rest, None
     traced = []
-    for name, (value, weight) in parts.items():
-        size = 0.0 if value is None else relative_size(value, cond)
+    for name, (value, in_force) in parts.items():
         angle = None if value is None or direction is None else cosine(value, direction)
-        traced.append(TermTrace(name, size, angle, weight))
+        traced.append(TermTrace(name, 0.0 if value is None else relative_size(value, cond), angle, in_force))
     return tuple(traced)
 
 

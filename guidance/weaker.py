@@ -1,17 +1,18 @@
 """Weaker versions of one network, as functions on tensors: what each "bad model" B does that the good one does not.
 
-Autoguidance (Karras et al., arXiv 2406.02507) pushes a prediction away from a weaker model's. When no earlier checkpoint is
-public, these papers damage the network itself: PAG (2403.17377), SEG (2408.00760), TPG (2506.10036), S2-Guidance
-(2508.12880), Self-Guidance (2412.05827), and the weight blend behind W2SD (2502.00473).
+Autoguidance (Karras et al., arXiv 2406.02507) pushes a prediction away from a weaker model's. When no earlier
+checkpoint is public, these papers damage the network itself: PAG (2403.17377), SEG (2408.00760), TPG (2506.10036),
+S2-Guidance (2508.12880), Self-Guidance (2412.05827), and the weight blend behind W2SD (2502.00473).
 """
 
-import hashlib
 import math
 import struct
 from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+
+from .seeds import generator_of
 
 INFINITE_BLUR = 9999.0
 Item = TypeVar("Item")
@@ -23,18 +24,20 @@ def step_generator(seed: int, sigma: float) -> torch.Generator:
     Steps are told apart by sigma, never by a call count: a two-evaluation sampler, a second cond or a repeated run
     draws the same numbers at the same sigma.
     """
-    digest = hashlib.blake2b(struct.pack("<Qf", seed % 2**64, sigma), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return generator_of(struct.pack("<Qf", seed % 2**64, sigma), bits=63)
 
 
 def choose_blocks(candidates: Sequence[Item], fraction: float, generator: torch.Generator) -> list[Item]:
-    """The blocks to drop at one step: round(fraction·n) of the n candidates without repetition, in their order, at least one.
+    """The blocks to drop at one step: round(fraction·n) of the n candidates without repetition, in their order, at
+    least one.
 
     S2-Guidance (2508.12880, eq. 4) drops about 10 % of the non-critical blocks, drawn anew at every step.
     `fraction` 0 or no candidates gives an empty list. Raises ValueError when fraction is outside 0..1.
     """
     if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"drop fraction {fraction} is outside 0..1: give the share of blocks to drop, 0.1 for ten percent")
+        raise ValueError(
+            f"drop fraction {fraction} is outside 0..1: give the share of blocks to drop, 0.1 for ten percent"
+        )
     if fraction == 0.0 or not candidates:
         return []
     count = max(1, round(fraction * len(candidates)))
@@ -43,9 +46,15 @@ def choose_blocks(candidates: Sequence[Item], fraction: float, generator: torch.
 
 
 def identity_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, text_tokens: int, mask: torch.Tensor | None = None, scale: float | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    text_tokens: int,
+    mask: torch.Tensor | None = None,
+    scale: float | None = None,
 ) -> torch.Tensor:
-    """Attention of the image queries when the image-to-image part of the attention map is the identity (PAG, 2403.17377).
+    """Attention of the image queries when the image-to-image part of the attention map is the identity (PAG,
+    2403.17377).
 
     Every image token attends to the text tokens and to itself, to no other image token. Without text tokens that is
     out = v, the form of the paper for a UNet; with them it is the form for joint attention (text first, then image).
@@ -72,9 +81,10 @@ def identity_attention(
 
 
 def gaussian_rows(size: int, sigma: float, device: torch.device | str = "cpu") -> torch.Tensor:
-    """(size, size) float32 matrix whose row i is a Gaussian around i of standard deviation `sigma` cells, summing to one.
+    """(size, size) float32 matrix whose row i is a Gaussian around i of standard deviation `sigma` cells, summing to
+    one.
 
-    It is normalised over the cells that exist, so `sigma` at or beyond INFINITE_BLUR gives the exact mean (1/size
+    It is normalized over the cells that exist, so `sigma` at or beyond INFINITE_BLUR gives the exact mean (1/size
     everywhere) and nothing has to be padded. `sigma` must be above 0.
     """
     if sigma >= INFINITE_BLUR:
@@ -108,19 +118,27 @@ def blur_queries(q: torch.Tensor, grid: tuple[int, int], sigma: float, first: in
 
 
 def token_order(tokens: int, generator: torch.Generator, device: torch.device | str = "cpu") -> torch.Tensor:
-    """A random order of `tokens` tokens (TPG, 2506.10036: x → Sx, S a permutation), one for the whole batch. (tokens,) int64."""
+    """A random order of `tokens` tokens (TPG, 2506.10036: x → Sx, S a permutation), one for the whole batch. (tokens,)
+    int64.
+    """
     return torch.randperm(tokens, generator=generator).to(device)
 
 
 def shifted_sigma(sigma: torch.Tensor, shift: float, sigma_max: float) -> torch.Tensor:
-    """The higher noise level σ' = min(σ·(1 + shift), sigma_max): beyond sigma_max the network was never trained. Any shape."""
+    """The higher noise level σ' = min(σ·(1 + shift), sigma_max): beyond sigma_max the network was never trained. Any
+    shape.
+    """
     if shift < 0:
-        raise ValueError(f"sigma shift {shift} is negative: a weaker prediction needs a higher noise level, so give 0 or more")
+        raise ValueError(
+            f"sigma shift {shift} is negative: a weaker prediction needs a higher noise level, so give 0 or more"
+        )
     return torch.minimum(sigma * (1.0 + shift), torch.full_like(sigma, sigma_max).maximum(sigma))
 
 
 def blend_strengths(amount: float) -> tuple[float, float]:
-    """(share of the model, share of the base) in θ_B = (1 − amount)·θ_M + amount·θ_base. Raises ValueError outside 0..1."""
+    """(share of the model, share of the base) in θ_B = (1 − amount)·θ_M + amount·θ_base. Raises ValueError outside
+    0..1.
+    """
     if not 0.0 <= amount <= 1.0:
         raise ValueError(f"blend amount {amount} is outside 0..1: 0 keeps the model, 1 gives the base model")
     return 1.0 - amount, amount

@@ -1,34 +1,33 @@
-"""The nodes of the pack: one module per family, each with a `NODES` list; this file only collects them."""
+"""The nodes of the pack, one folder per family with a `NODES` list; this file only collects them."""
 
-from . import (
-    autoguidance,
-    caption_residual,
-    captioner_loader,
-    clip_guidance,
-    galip,
-    objectives,
-    per_block,
-    shapes,
-    trace,
-    weaker_version,
-    xti_files,
-    xti_info,
-    xti_mix,
-    xti_prompt,
-    xti_train,
-)
+import logging
+from importlib import import_module
+
 from ._api import ComfyExtension, io
+from .host.checked_inputs import checked
 
-FAMILIES = [
-    autoguidance, clip_guidance, objectives, captioner_loader, caption_residual, weaker_version, trace, galip, per_block,
-    xti_prompt, xti_files, xti_mix, xti_info, xti_train, shapes,
-]  # fmt: skip
+FAMILIES = ("autoguidance", "clip_guidance", "captions", "trace", "galip", "glide", "layers", "compare", "shapes")
 
 
 class GuidanceLab(ComfyExtension):
+    async def on_load(self) -> None:
+        try:
+            from .layers.route import add_route
+        except ImportError:
+            return  # the family is not there, and says why when its nodes are listed
+        add_route()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [node for family in FAMILIES for node in family.NODES]
+        return [checked(node) for family in FAMILIES for node in _nodes_of(family)]
 
 
-async def comfy_entrypoint() -> ComfyExtension:
-    return GuidanceLab()
+def _nodes_of(family: str) -> list[type[io.ComfyNode]]:
+    """The nodes of a family; none, with the reason in the log, where this ComfyUI lacks something that they build on.
+
+    ComfyUI renames its internals between releases, and what that breaks must not take the other families along.
+    """
+    try:
+        return import_module(f".{family}", __package__).NODES
+    except ImportError as error:
+        logging.error("Guidance Lab: no nodes of the family '%s' with this ComfyUI: %s", family, error)
+        return []

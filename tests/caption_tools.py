@@ -1,11 +1,13 @@
-"""What the tests of caption residual guidance share: a captioner whose words the test chooses, and the formula done by hand."""
+"""What the tests of caption residual guidance share: a captioner whose words the test chooses, and the formula done by
+hand.
+"""
 
 from contextlib import contextmanager
 
 import comfy.samplers
 import torch
 
-from guidance_lab.nodes.captioners import Captioner
+from guidance_lab.nodes.captions.captioners import Captioner
 
 PROMPT, NEGATIVE = "a red cube on white", "a blue ball on black"
 SAYS = "a green star on sand"
@@ -13,8 +15,17 @@ STEPS = 4
 
 
 def guided(run_node, shapes, captioner, model=None, clip=None, **options):
-    """The MODEL that the node gives for the Shapes models (MODEL, CLIP, …); every step is captioned unless told otherwise."""
-    settings = {"decoder": {"decoder": "latent_rgb"}, "scale": 1.5, "every": 1, "start_percent": 0.0, "end_percent": 1.0, **options}
+    """The MODEL that the node gives for the Shapes models (MODEL, CLIP, …); every step is captioned unless told
+    otherwise.
+    """
+    settings = {
+        "decoder": {"decoder": "latent_rgb"},
+        "scale": 1.5,
+        "every": 1,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        **options,
+    }
     node = "GuidanceLab_CaptionResidualGuidance"
     return run_node(node, model=model or shapes[0], clip=clip or shapes[1], captioner=captioner, **settings)[0]
 
@@ -36,18 +47,26 @@ class ChosenWords(Captioner):
 def encoded(clip, text: str, **options) -> list:
     """CONDITIONING of a text, with further options."""
     with torch.inference_mode():
-        return [[context, {**given, **options}] for context, given in clip.encode_from_tokens_scheduled(clip.tokenize(text))]
+        return [
+            [context, {**given, **options}] for context, given in clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        ]
 
 
 def together(clip, texts: list[str], **options) -> list:
     """CONDITIONING with texts[i] for picture i."""
     rows = [encoded(clip, text)[0] for text in texts]
     with torch.inference_mode():
-        return [[torch.cat([row[0] for row in rows]), {"pooled_output": torch.cat([row[1]["pooled_output"] for row in rows]), **options}]]
+        return [
+            [
+                torch.cat([row[0] for row in rows]),
+                {"pooled_output": torch.cat([row[1]["pooled_output"] for row in rows]), **options},
+            ]
+        ]
 
 
 class ByHand(comfy.samplers.CFGGuider):
-    """D = CFG(C, U) - b (B - C), written without the pack: `plan` says which caption is in force from which step of the schedule on.
+    """D = CFG(C, U) - b (B - C), written without the pack: `plan` says which caption is in force from which step of the
+    schedule on.
 
     plan: {step index: CONDITIONING or None}; between its steps the last one stays.
     """

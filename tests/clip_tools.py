@@ -1,4 +1,6 @@
-"""What the tests of CLIP guidance share: real scorers small enough for a test, ways to sample, and a look at single evaluations."""
+"""What the tests of CLIP guidance share: real scorers small enough for a test, ways to sample, and a look at single
+evaluations.
+"""
 
 import comfy.latent_formats
 import comfy.samplers
@@ -6,8 +8,8 @@ import open_clip
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from guidance_lab.nodes.clip_guidance.objective import Objective, Scorer
 from guidance_lab.nodes.host import Guidance, attach
-from guidance_lab.nodes.objective import Objective, Scorer
 
 RGB = {"decoder": "latent_rgb"}
 
@@ -22,14 +24,14 @@ class LinearScorer(Scorer):
         with torch.inference_mode(False):
             self.pattern = factor * torch.randn(3, side, side, generator=torch.Generator().manual_seed(seed))
 
-    def score(self, view, moment):
+    def score(self, view, step):
         return (view * self.pattern.to(view)).flatten(1).sum(1)
 
 
 class QuadraticScorer(LinearScorer):
     """Minus half the squared distance of the view to a target picture."""
 
-    def score(self, view, moment):
+    def score(self, view, step):
         return -0.5 * ((view - self.pattern.to(view)) ** 2).flatten(1).sum(1)
 
 
@@ -39,7 +41,7 @@ class ConstantScorer(Scorer):
     def __init__(self, value: float, side: int = 8):
         self.value, self.side = value, side
 
-    def score(self, view, moment):
+    def score(self, view, step):
         return (view * self.value).flatten(1).sum(1)
 
 
@@ -62,7 +64,7 @@ class TinyCLIP(Scorer):
         with torch.inference_mode(False), torch.no_grad():
             self.target = torch.nn.functional.normalize(torch.randn(1, 16, generator=generator), dim=-1)
 
-    def score(self, view, moment):
+    def score(self, view, step):
         self.calls += 1
         embedding = self.models[0].model.encode_image(view * 2 - 1, normalize=True)
         return (embedding * self.target).sum(-1)
@@ -87,24 +89,19 @@ def pixel_space(model):
 
 
 class Watch(Guidance):
-    """Keeps what every evaluation of a run was: `steps`, their numbers in the schedule, `indices`, and the shifts that were added,
-    `shifts` (None where nothing was)."""
+    """Keeps what every evaluation of a run was: `steps`, their numbers in the schedule, `indices`, and the shifts that
+    were added, `shifts` (None where nothing was).
+    """
 
     name = "watch"
 
     def __init__(self):
         self.steps, self.indices, self.shifts = [], [], []
 
-    def begin(self, run):
-        def listen(step):
-            self.steps.append(step)
-            self.indices.append(run.index(step.sigma_value))
-            self.shifts.extend(term.value for term in step.terms if term.name.startswith("CLIP guidance"))
-
-        run.listeners.append(listen)
-
-    def step(self, step, state):
-        return step.denoised
+    def observe(self, step, state):
+        self.steps.append(step)
+        self.indices.append(step.index)
+        self.shifts.extend(term.value for term in step.terms if term.name.startswith("CLIP guidance"))
 
 
 def watched(model):
@@ -126,5 +123,11 @@ def one_evaluation(model, x, sigma, positive, negative=None, cfg=1.0, next_sigma
     guider.set_cfg(cfg)
     with torch.inference_mode():
         sigmas = torch.tensor([sigma, sigma / 2 if next_sigma is None else next_sigma])
-        guider.sample(torch.zeros_like(x), torch.zeros_like(x), comfy.samplers.KSAMPLER(sampler_function), sigmas, disable_pbar=True)
+        guider.sample(
+            torch.zeros_like(x),
+            torch.zeros_like(x),
+            comfy.samplers.KSAMPLER(sampler_function),
+            sigmas,
+            disable_pbar=True,
+        )
     return seen[0]

@@ -1,4 +1,6 @@
-"""Shared by every layer: import paths, one marker per layer, and the headless server of the server and canvas layers."""
+"""Shared by every layer: import paths, one marker per layer, and the headless server of the server and canvas
+layers.
+"""
 
 import json
 import os
@@ -15,12 +17,19 @@ LAYERS = ("unit", "host", "server", "canvas")
 TINY_FILES = {
     "checkpoints": "tiny_checkpoint_file", "galip": "tiny_galip_file", "text_encoders": "tiny_clip_file",
     "clip_vision": "tiny_scorer_file", "classifiers": "tiny_scorer_file", "captioners": "tiny_scorer_file",
+    "diffusion_models": "tiny_glide_file", "aesthetic": "tiny_scorer_file",
 }  # fmt: skip
 
-# The repository goes to the END of the path: ComfyUI has top-level modules with our names (`nodes`, `tests`) and they must win.
+# The repository goes to the END of the path: ComfyUI has top-level modules with our names (`nodes`, `tests`) and they
+# must win.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT), str(ROOT / "tests")]
 
+from tools.pack import load_pack  # noqa: E402
+
+load_pack()
+
 import tiny_galip  # noqa: E402
+import tiny_glide  # noqa: E402
 import tiny_scorers  # noqa: E402
 
 from tools.client import needed_files  # noqa: E402
@@ -29,12 +38,28 @@ from tools.server import Server, running_server  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-object-info", action="store_true", help="write tests/object_info.json from the running server")
+    parser.addoption(
+        "--update-object-info", action="store_true", help="write tests/object_info.json from the running server"
+    )
+    parser.addoption("--update-api-prompts", action="store_true", help="write docs/api from example_workflows")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for layer in LAYERS:
         config.addinivalue_line("markers", f"{layer}: a test of the {layer} layer (set by its folder)")
+    config.addinivalue_line("markers", "side(cells): height and width of the latents of these tests, 8 without it")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """With several processes (`-n`): file by file to whoever is free, all tests of the one server to one of them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesAndServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "server" if nodeid.startswith(("tests/server/", "tests/canvas/")) else super()._split_scope(nodeid)
+
+    return FilesAndServer(config, log)
 
 
 def _layer(item: pytest.Item) -> str:
@@ -85,7 +110,11 @@ def tiny_checkpoint_file(comfyui, tmp_path_factory) -> Path:
     """A whole SD1.5 checkpoint of random weights on disk, made in a process of its own."""
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     paths = os.pathsep.join((str(comfyui), str(ROOT / "tests")))
-    subprocess.run([sys.executable, ROOT / "tests" / "tiny_checkpoint.py", path], check=True, env={**os.environ, "PYTHONPATH": paths})
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "tiny_checkpoint.py", path],
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
     return path
 
 
@@ -112,12 +141,19 @@ def tiny_scorer_file(tmp_path_factory):
     return lambda name: tiny_scorers.write(folder, name)
 
 
+@pytest.fixture(scope="session")
+def tiny_glide_file(tmp_path_factory):
+    """`tiny_glide_file(name)` → a file of the GLIDE network that goes by that name under models/."""
+    folder = tmp_path_factory.mktemp("glide")
+    return lambda name: tiny_glide.write(folder, name)
+
+
 @pytest.fixture
 def workflow(example, server, request) -> dict:
     """The UI JSON of an example workflow.
 
-    Files it needs from the user are put into the server with tiny random weights, and its picture is then made small: random
-    weights at full size would show nothing and cost minutes.
+    Files it needs from the user are put into the server with tiny random weights, and its picture is then made small:
+    random weights at full size would show nothing and cost minutes.
     """
     content = json.loads(example.read_text(encoding="utf-8"))
     if needed_files(content):
@@ -128,6 +164,12 @@ def workflow(example, server, request) -> dict:
                 node["widgets_values"][1:3] = [64, 64]
             if node["type"] == "KSampler":
                 node["widgets_values"][2] = 3  # steps
+            if node["type"] == "GuidanceLab_GLIDEScheduler":
+                node["widgets_values"][0] = "3"
+            if node["type"] == "GuidanceLab_GLIDEUpsample":
+                node["widgets_values"][:2] = [64, 64]
+            if node["type"] == "GuidanceLab_GLIDEInpaint":
+                node["widgets_values"][:2] = [64, 64]
     for name in needed_files(content):
         kind = TINY_FILES.get(name.split("/")[0])
         assert kind, f"{example.name} needs {name}: the tests can make files for {', '.join(TINY_FILES)} only"

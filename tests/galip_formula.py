@@ -1,4 +1,6 @@
-"""Weights and inputs that are a formula of name and index, so that reference numbers need no download and no random numbers."""
+"""Weights and inputs that are a formula of name and index, so that reference numbers need no download and no random
+numbers.
+"""
 
 import math
 import zlib
@@ -23,7 +25,7 @@ def formula(name: str, shape: tuple[int, ...], std: float, mean: float = 0.0) ->
         u = h.astype(np.float64)
         u *= 2.0**-32 * 2 * math.sqrt(3) * std
         u += mean - math.sqrt(3) * std
-        out[start:start + chunk] = u
+        out[start : start + chunk] = u
     return torch.from_numpy(out).reshape(shape)
 
 
@@ -51,9 +53,13 @@ def moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def formula_state_dict(module: torch.nn.Module, prefix: str) -> dict[str, torch.Tensor]:
-    """Formula weights for every tensor of `module` (it may be on the meta device); `prefix` is part of the formula's name."""
-    return {key: formula(prefix + key, tuple(tensor.shape), *moments(key, tuple(tensor.shape)))
-            for key, tensor in module.state_dict().items()}
+    """Formula weights for every tensor of `module` (it may be on the meta device); `prefix` is part of the formula's
+    name.
+    """
+    return {
+        key: formula(prefix + key, tuple(tensor.shape), *moments(key, tuple(tensor.shape)))
+        for key, tensor in module.state_dict().items()
+    }
 
 
 def build(kind, prefix: str, *args) -> torch.nn.Module:

@@ -1,4 +1,6 @@
-"""What the tests of the model pair share: an independent guider written from the paper, ways to sample, and counting."""
+"""What the tests of the model pair share: an independent guider written from the paper, ways to sample, and
+counting.
+"""
 
 import comfy.model_management
 import comfy.sample
@@ -15,21 +17,31 @@ def pair(run_node, model, guide, weight=2.0, **options):
     return run_node("GuidanceLab_AutoguidanceModelPair", model=model, guide_model=guide, weight=weight, **options)[0]
 
 
-def run_guider(guider, latent, sampler_name="euler", steps=STEPS, seed=0, scheduler="normal", denoise_mask=None, sigmas=None):
+def run_guider(
+    guider, latent, sampler_name="euler", steps=STEPS, seed=0, scheduler="normal", denoise_mask=None, sigmas=None
+):
     """Samples as SamplerCustomAdvanced does, on the sigmas and the noise of KSampler; returns the latent tensor."""
     with torch.inference_mode():
         if sigmas is None:
-            sigmas = comfy.samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), scheduler, steps)
+            sigmas = comfy.samplers.calculate_sigmas(
+                guider.model_patcher.get_model_object("model_sampling"), scheduler, steps
+            )
             if sampler_name in comfy.samplers.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS:
-                sigmas = comfy.samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), scheduler, steps + 1)
+                sigmas = comfy.samplers.calculate_sigmas(
+                    guider.model_patcher.get_model_object("model_sampling"), scheduler, steps + 1
+                )
                 sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
         noise = comfy.sample.prepare_noise(latent["samples"], seed)
         sampler = comfy.samplers.sampler_object(sampler_name)
-        return guider.sample(noise, latent["samples"], sampler, sigmas, denoise_mask=denoise_mask, seed=seed, disable_pbar=True)
+        return guider.sample(
+            noise, latent["samples"], sampler, sigmas, denoise_mask=denoise_mask, seed=seed, disable_pbar=True
+        )
 
 
 class PaperGuider(comfy.samplers.CFGGuider):
-    """Eq. 6 with two separate modules, written without the pack: D = D_m + (w_u - 1)(D_m - D_u) + (w_c - 1)(D_m - D_c)."""
+    """Eq. 6 with two separate modules, written without the pack: D = D_m + (w_u - 1)(D_m - D_u) + (w_c - 1)(D_m -
+    D_c).
+    """
 
     def __init__(self, main, guide, w_u, w_c):
         super().__init__(main)
@@ -48,7 +60,9 @@ class PaperGuider(comfy.samplers.CFGGuider):
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, denoise_mask, *args, **kwargs):
         image = self.inner_model.process_latent_in(latent_image) if torch.count_nonzero(latent_image) else latent_image
-        self.guide_conds = comfy.samplers.process_conds(self.guide.model, noise, self.guide_conds, device, image, denoise_mask, 0)
+        self.guide_conds = comfy.samplers.process_conds(
+            self.guide.model, noise, self.guide_conds, device, image, denoise_mask, 0
+        )
         return super().inner_sample(noise, latent_image, device, sampler, sigmas, denoise_mask, *args, **kwargs)
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
@@ -58,7 +72,9 @@ class PaperGuider(comfy.samplers.CFGGuider):
         cfg = u + (c - u) * self.w_u if negative is not None else c
         if self.w_c == 1.0:
             return cfg
-        (b,) = comfy.samplers.calc_cond_batch(self.guide.model, [self.guide_conds["positive"]], x, timestep, self.guide.model_options)
+        (b,) = comfy.samplers.calc_cond_batch(
+            self.guide.model, [self.guide_conds["positive"]], x, timestep, self.guide.model_options
+        )
         return cfg + (c - b) * (self.w_c - 1.0)
 
 
@@ -91,7 +107,9 @@ def with_lora(model, seed=5, strength=1.0, part="attn2.to_k.weight"):
 
 
 def with_attention_patch(model):
-    """A clone of a MODEL whose middle self-attention passes its values through (what PAG does): a patch without weights."""
+    """A clone of a MODEL whose middle self-attention passes its values through (what PAG does): a patch without
+    weights.
+    """
     patched = model.clone()
     patched.set_model_attn1_replace(lambda q, k, v, extra_options, mask=None: v, "middle", 0)
     return patched

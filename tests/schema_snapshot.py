@@ -7,11 +7,18 @@ def snapshot(object_info: dict) -> dict:
 
 
 def _node(info: dict) -> dict:
-    return {"inputs": _inputs(info["input"]), "outputs": [list(pair) for pair in zip(info["output"], info["output_name"])]}
+    return {
+        "inputs": _inputs(info["input"]),
+        "outputs": [list(pair) for pair in zip(info["output"], info["output_name"])],
+    }
 
 
 def _inputs(kinds: dict) -> dict:
-    return {name: {"kind": kind, **_input(spec)} for kind in ("required", "optional") for name, spec in kinds.get(kind, {}).items()}
+    return {
+        name: {"kind": kind, **_input(spec)}
+        for kind in ("required", "optional")
+        for name, spec in kinds.get(kind, {}).items()
+    }
 
 
 def _input(spec: list) -> dict:
@@ -56,7 +63,9 @@ def _input_breaks(old: dict, new: dict) -> list[str]:
             problems.append(f"input {name}: options {options} became {after.get('options')}")
         for option, nested in before.get("nested", {}).items():
             if option in after.get("nested", {}):
-                problems += [f"input {name}.{option}: {problem}" for problem in _input_breaks(nested, after["nested"][option])]
+                problems += [
+                    f"input {name}.{option}: {problem}" for problem in _input_breaks(nested, after["nested"][option])
+                ]
     for kind in ("required", "optional"):
         before = [name for name in old if old[name]["kind"] == kind]
         after = [name for name in new if new[name]["kind"] == kind]

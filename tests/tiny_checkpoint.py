@@ -1,6 +1,6 @@
 """Random SD1.5 checkpoints, small enough for a test and real enough for CheckpointLoaderSimple.
 
-ComfyUI recognises SD1.5 by 320 model channels, context width 768 and convolutional `proj_in`; depth is read from the
+ComfyUI recognizes SD1.5 by 320 model channels, context width 768 and convolutional `proj_in`; depth is read from the
 weights, so only the depth is shrunk. Import this after ComfyUI is on the path.
 """
 
@@ -23,7 +23,9 @@ SD15_LAYOUT = dict(
 
 
 def _fill(module: torch.nn.Module, prefix: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """fp16 weights for every name of a `meta` module: 1 for scales, 0 for biases, normal / sqrt(fan in) for the rest."""
+    """fp16 weights for every name of a `meta` module: 1 for scales, 0 for biases, normal / sqrt(fan in) for the
+    rest.
+    """
     weights = {}
     for name, parameter in module.state_dict().items():
         if not parameter.is_floating_point():
@@ -43,7 +45,8 @@ def unet_weights(layout: dict = TINY1, seed: int = 0) -> dict[str, torch.Tensor]
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     unet = UNetModel(
-        image_size=32, in_channels=4, out_channels=4, model_channels=320, transformer_depth_middle=1, context_dim=768, num_heads=8,
+        image_size=32, in_channels=4, out_channels=4, model_channels=320, transformer_depth_middle=1, context_dim=768,
+        num_heads=8,
         use_spatial_transformer=True, legacy=False, device="meta", operations=comfy.ops.disable_weight_init, **layout,
     )  # fmt: skip
     return _fill(unet, "model.diffusion_model.", torch.Generator().manual_seed(seed))

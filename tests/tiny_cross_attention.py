@@ -1,24 +1,32 @@
-"""Tiny random diffusion transformers with true cross-attention, and what their text encoders would give them; the text width is 24."""
+"""Tiny random diffusion transformers with true cross-attention, and what their text encoders would give them; the text
+width is 24.
+"""
 
+import inspect
 from dataclasses import dataclass
 
 import comfy.ldm.anima.model
 import comfy.ldm.audio.embedders
+import comfy.ldm.cosmos.predict2
 import comfy.ops
 import comfy.supported_models
 import tiny_networks
 import torch
 
 HYDIT = dict(
-    image_model="hydit", depth=4, num_heads=4, patch_size=2, in_channels=4, hidden_size=64, mlp_ratio=2.0, input_size=(8, 8),
-    text_states_dim=24, text_states_dim_t5=16, text_len=5, text_len_t5=6, size_cond=True, use_style_cond=True, norm="layer",
+    image_model="hydit", depth=4, num_heads=4, patch_size=2, in_channels=4, hidden_size=64, mlp_ratio=2.0,
+    input_size=(8, 8),
+    text_states_dim=24, text_states_dim_t5=16, text_len=5, text_len_t5=6, size_cond=True, use_style_cond=True,
+    norm="layer",
 )  # fmt: skip
 KANDINSKY5 = dict(
-    image_model="kandinsky5", in_visual_dim=16, out_visual_dim=16, in_text_dim=24, in_text_dim2=8, time_dim=32, model_dim=48, ff_dim=64,
+    image_model="kandinsky5", in_visual_dim=16, out_visual_dim=16, in_text_dim=24, in_text_dim2=8, time_dim=32,
+    model_dim=48, ff_dim=64,
     visual_embed_dim=132, num_text_blocks=2, num_visual_blocks=3, axes_dims=(4, 4, 4),
 )  # fmt: skip
 COSMOS = dict(
-    image_model="cosmos_predict2", max_img_h=16, max_img_w=16, max_frames=4, in_channels=16, out_channels=16, patch_spatial=2,
+    image_model="cosmos_predict2", max_img_h=16, max_img_w=16, max_frames=4, in_channels=16, out_channels=16,
+    patch_spatial=2,
     patch_temporal=1, model_channels=96, num_blocks=3, num_heads=4, crossattn_emb_channels=24, pos_emb_cls="rope3d",
 )  # fmt: skip
 ANIMA = {**COSMOS, "image_model": "anima"}
@@ -47,6 +55,10 @@ FAMILIES = {
     "Anima": Family("Anima", "blocks", (2,), ANIMA),
     "StableAudio": Family("StableAudio", "transformer.layers", ("context",), STABLE_AUDIO),
 }
+# The attention of Cosmos-Predict2 calls no patches in ComfyUI 0.27.0, so its layers are refused there.
+_HOOKED = "transformer_options" in inspect.signature(comfy.ldm.cosmos.predict2.Attention.compute_qkv).parameters
+COSMOS_READ = ["Cosmos"] if _HOOKED else []
+READ = [name for name in FAMILIES if _HOOKED or name not in ("Cosmos", "Anima")]
 
 
 def build(family: str, seed: int = 0):
@@ -59,7 +71,10 @@ def build(family: str, seed: int = 0):
     if family == "StableAudio":
         for which in ("start", "total"):
             embedder = comfy.ldm.audio.embedders.NumberConditioner(768, min_val=0, max_val=512).state_dict()
-            weights |= {f"conditioner.conditioners.seconds_{which}.{key}": torch.ones_like(value) for key, value in embedder.items()}
+            weights |= {
+                f"conditioner.conditioners.seconds_{which}.{key}": torch.ones_like(value)
+                for key, value in embedder.items()
+            }
     model = supported.get_model(weights, "")
     if family == "Anima":  # its real adapter has 150 M parameters
         model.diffusion_model.llm_adapter = comfy.ldm.anima.model.LLMAdapter(
@@ -81,9 +96,16 @@ def prompt(family: str, seed: int):
     if family == "HunyuanDiT":
         t5_mask = torch.ones(1, 6, dtype=torch.int64)
         t5_mask[:, 3 + seed % 2 :] = 0
-        options |= {"attention_mask": mask, "conditioning_mt5xl": torch.randn(1, 6, 16, generator=g), "attention_mask_mt5xl": t5_mask}
+        options |= {
+            "attention_mask": mask,
+            "conditioning_mt5xl": torch.randn(1, 6, 16, generator=g),
+            "attention_mask_mt5xl": t5_mask,
+        }
     if family == "Anima":
-        options |= {"t5xxl_ids": torch.randint(0, 32128, (7,), generator=g), "t5xxl_weights": torch.rand(7, generator=g) + 0.5}
+        options |= {
+            "t5xxl_ids": torch.randint(0, 32128, (7,), generator=g),
+            "t5xxl_weights": torch.rand(7, generator=g) + 0.5,
+        }
     return [context, options]
 
 

@@ -6,9 +6,10 @@ import torch
 from galip_formula import formula_state_dict
 from safetensors.torch import save_file
 
-from galip import Dims, Generator, ImageEncoder, TextEncoder
+from guidance_lab.galip import Dims, Generator, ImageEncoder, TextEncoder
 
-DIMS = Dims(nz=12, cond_dim=64, grid=4, code_channels=8, code_hidden=4, bridge_blocks=2, clip_width=64, clip_layers=4, clip_patch=8,
+DIMS = Dims(nz=12, cond_dim=64, grid=4, code_channels=8, code_hidden=4, bridge_blocks=2, clip_width=64, clip_layers=4,
+clip_patch=8,
             prompts=2, channels=((16, 16), (16, 16), (16, 8)), sizes=(8, 16, 32))  # fmt: skip
 
 
@@ -19,8 +20,12 @@ def generator_weights(seed: str = "netG.") -> dict[str, torch.Tensor]:
     return formula_state_dict(generator, seed)
 
 
-def clip_weights(generator: dict[str, torch.Tensor] | None = None, seed: str = "clip.", embed_dim: int = 64) -> dict[str, torch.Tensor]:
-    """State dict, with OpenAI's names, of a whole CLIP whose image tower is the one inside the generator, or formula weights."""
+def clip_weights(
+    generator: dict[str, torch.Tensor] | None = None, seed: str = "clip.", embed_dim: int = 64
+) -> dict[str, torch.Tensor]:
+    """State dict, with OpenAI's names, of a whole CLIP whose image tower is the one inside the generator, or formula
+    weights.
+    """
     with torch.device("meta"):
         visual = ImageEncoder(DIMS.clip_width, DIMS.clip_layers, DIMS.grid, DIMS.clip_patch, embed_dim)
         text = TextEncoder(64, layers=2, embed_dim=embed_dim)
@@ -33,7 +38,9 @@ def clip_weights(generator: dict[str, torch.Tensor] | None = None, seed: str = "
 
 
 def write_generator(path: Path) -> None:
-    """A checkpoint as the official training writes it, drawing 32x32 pixels when it is safetensors and 224x224 otherwise."""
+    """A checkpoint as the official training writes it, drawing 32x32 pixels when it is safetensors and 224x224
+    otherwise.
+    """
     if path.suffix == ".safetensors":
         save_file(generator_weights(), path, {"sizes": ",".join(map(str, DIMS.sizes))})
     else:

@@ -10,7 +10,7 @@ from unit.glide_golden import facts, state_dict
 ARCHITECTURE = "ViT-S-32-alt"  # the smallest that open_clip publishes a configuration of
 
 
-def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomized(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """The module in eval mode with all weights random, so that none is zero or one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -21,7 +21,9 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def write(folder: Path, name: str) -> Path:
-    """The file `name` of models/ (such as classifiers/NAME/config.json) below `folder`, with all that belongs to it; once."""
+    """The file `name` of models/ (such as classifiers/NAME/config.json) below `folder`, with all that belongs to it;
+    once.
+    """
     path = folder / name
     if path.exists():
         return path
@@ -31,6 +33,8 @@ def write(folder: Path, name: str) -> Path:
             write_glide(path, path.name.split("_")[1])
         elif name.startswith("clip_vision/"):
             write_clip(path)
+        elif name.startswith("aesthetic/"):
+            write_head(path)
         elif name.startswith("classifiers/"):
             write_classifier(path.parent)
         else:
@@ -44,8 +48,14 @@ def write_clip(path: Path) -> None:
 
     with torch.device("meta"):  # what open_clip would fill it with is not wanted
         clip = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
-    clip = randomised(clip.to_empty(device="cpu")).half()
+    clip = randomized(clip.to_empty(device="cpu")).half()
     save_file({key: value.contiguous() for key, value in clip.state_dict().items()}, path)
+
+
+def write_head(path: Path, width: int = 256) -> None:
+    """A linear aesthetic head for embeddings of that width, which ARCHITECTURE has."""
+    generator = torch.Generator().manual_seed(4)
+    torch.save({"weight": torch.randn(1, width, generator=generator), "bias": torch.zeros(1)}, path)
 
 
 def write_classifier(folder: Path, count: int = 1000) -> None:
@@ -53,9 +63,14 @@ def write_classifier(folder: Path, count: int = 1000) -> None:
     import timm
 
     options = {"img_size": 32, "depth": 2}
-    network = randomised(timm.create_model("test_vit", num_classes=count, **options))
+    network = randomized(timm.create_model("test_vit", num_classes=count, **options))
     save_file(network.state_dict(), folder / "model.safetensors")
-    config = {"architecture": "test_vit", "num_classes": count, "model_args": options, "pretrained_cfg": {"input_size": [3, 32, 32]}}
+    config = {
+        "architecture": "test_vit",
+        "num_classes": count,
+        "model_args": options,
+        "pretrained_cfg": {"input_size": [3, 32, 32]},
+    }
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -71,7 +86,12 @@ def write_blip(folder: Path, matching: bool) -> None:
 
 def small_shapes(kind: str) -> dict[str, list[int]]:
     """State-dict shapes of GLIDE's image or text encoder, 64 wide, one block, 16 pixels."""
-    named = {"w_t": [1000, 64], "patch_proj": [64, 3, 4, 4], "w_voc": [49500, 64], "w_pos": [17 if kind == "image" else 77, 64]}
+    named = {
+        "w_t": [1000, 64],
+        "patch_proj": [64, 3, 4, 4],
+        "w_voc": [49500, 64],
+        "w_pos": [17 if kind == "image" else 77, 64],
+    }
     small = {768: 64, 512: 64, 3072: 256, 2048: 256}
     recorded = facts()["state_dict"][f"{kind}_encoder"].items()
     return {

@@ -14,8 +14,12 @@ SIGMA = 0.6
 
 def predict(model, name, sigma=SIGMA):
     batch = 1 if name == "LTXV" else 2  # the host's CPU attention cannot broadcast the mask of LTXV over a batch
-    size = dict(height=40, width=40) if name == "PixArtAlpha" else {}  # its position code divides by zero on smaller latents
-    return tiny_networks.predict(model, tiny_networks.noisy(model, batch, **size), sigma, tiny_networks.positive(1, name))
+    size = (
+        dict(height=40, width=40) if name == "PixArtAlpha" else {}
+    )  # its position code divides by zero on smaller latents
+    return tiny_networks.predict(
+        model, tiny_networks.noisy(model, batch, **size), sigma, tiny_networks.positive(1, name)
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""Learned tokens laid out in memory the way each project writes them to its files; random numbers, real names and shapes."""
+"""Learned tokens laid out in memory the way each project writes them to its files; random numbers, real names and
+shapes.
+"""
 
 from pathlib import Path
 
@@ -40,7 +42,9 @@ def sdxl(clip_l: torch.Tensor, clip_g: torch.Tensor) -> dict:
 
 
 def write(path: Path, data: dict, metadata: dict | None = None) -> Path:
-    """Save by the file's ending: .safetensors, else torch.save. safetensors sorts the keys, torch.save keeps their order."""
+    """Save by the file's ending: .safetensors, else torch.save. safetensors sorts the keys, torch.save keeps their
+    order.
+    """
     if path.suffix == ".safetensors":
         safetensors.torch.save_file(data, path, metadata)
     else:

@@ -6,14 +6,15 @@ import comfy.sdxl_clip
 import tiny_networks
 import torch
 
-from guidance_lab.nodes.host.learned_tokens import vocabulary
-from guidance_lab.nodes.host.token_training import in_training
-from xti.layers import SD1_CONFIG
+from guidance_lab.nodes.layers.learned_tokens import vocabulary
+from guidance_lab.nodes.layers.token_training import in_training
+from guidance_lab.xti.layers import SD1_CONFIG
 
 # All sixteen layers of SD1.5, a few channels each.
 SIXTEEN = {
     **tiny_networks.SD15, "channel_mult": [1, 1, 1, 1], "num_res_blocks": [2, 2, 2, 2],
-    "transformer_depth": SD1_CONFIG["transformer_depth"], "transformer_depth_output": SD1_CONFIG["transformer_depth_output"],
+    "transformer_depth": SD1_CONFIG["transformer_depth"],
+    "transformer_depth_output": SD1_CONFIG["transformer_depth_output"],
 }  # fmt: skip
 CAPTION = {"captions": "own lines", "lines": "a photo of a {} on a table"}
 WITHOUT = {"regulariser": "none"}
@@ -32,7 +33,12 @@ def sdxl(seed: int = 0):
 def _clip(encoder, tokenizer, widths: dict[str, int], heads: int, seed: int) -> comfy.sd.CLIP:
     """A CLIP of ComfyUI's own classes, which add in place, with other sizes and random weights."""
     configs = {
-        f"{name}_model_config": {"hidden_size": width, "num_hidden_layers": 3, "num_attention_heads": heads, "intermediate_size": 2 * width}
+        f"{name}_model_config": {
+            "hidden_size": width,
+            "num_hidden_layers": 3,
+            "num_attention_heads": heads,
+            "intermediate_size": 2 * width,
+        }
         for name, width in widths.items()
     }
 
@@ -44,7 +50,11 @@ def _clip(encoder, tokenizer, widths: dict[str, int], heads: int, seed: int) -> 
     clip = comfy.sd.CLIP(Target, embedding_directory=None, model_options=configs)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in clip.cond_stage_model.named_parameters():
-        value = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else None
+        value = (
+            torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
+            if parameter.ndim > 1
+            else None
+        )
         constant = 1.0 if name.endswith("weight") else 0.0
         parameter.data = (torch.full(parameter.shape, constant) if value is None else value).to(parameter)
     for name, width in widths.items():
@@ -71,7 +81,9 @@ def train(run_node, model, clip, **options):
     """(xti, plot) of a short run of XTI Train."""
     if "images" not in options:
         options.setdefault("latents", latents())
-    given = dict(init_word="cat", steps=2, batch=3, pictures_at_once=3, preview_every=0, captions=CAPTION, regulariser=WITHOUT)
+    given = dict(
+        init_word="cat", steps=2, batch=3, pictures_at_once=3, preview_every=0, captions=CAPTION, regulariser=WITHOUT
+    )
     return run_node("GuidanceLab_XTITrain", model=model, clip=clip, **{**given, **options})
 
 

@@ -9,6 +9,8 @@ import urllib.request
 
 from playwright.sync_api import Page, sync_playwright
 
+from tools.server import open_url
+
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     "--no-sandbox", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
@@ -22,10 +24,10 @@ def find_chromium() -> str | None:
 
 
 @contextlib.contextmanager
-def chromium():
-    """Yield a headless browser."""
+def chromium(*flags: str):
+    """Yield a headless browser, started with these flags besides its own."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), headless=True, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=find_chromium(), headless=True, args=[*FLAGS, *flags])
         try:
             yield browser
         finally:
@@ -35,7 +37,9 @@ def chromium():
 class Canvas:
     """One page with ComfyUI's canvas; `errors` collects every uncaught error of the page."""
 
-    def __init__(self, browser, url: str, nodes2: bool = False, locale: str = "en", width: int = 1500, height: int = 900):
+    def __init__(
+        self, browser, url: str, nodes2: bool = False, locale: str = "en", width: int = 1500, height: int = 900
+    ):
         self.url, self.errors = url, []
         _post(f"{url}/api/settings", {
             "Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes2, "Comfy.Locale": locale,
@@ -45,12 +49,16 @@ class Canvas:
         self.page.set_default_timeout(120_000)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(url)
-        self.page.wait_for_function("() => Boolean(window.app?.graph && window.LiteGraph?.registered_node_types['KSampler'])")
+        self.page.wait_for_function(
+            "() => Boolean(window.app?.graph && window.LiteGraph?.registered_node_types['KSampler'])"
+        )
         self.page.wait_for_timeout(1500)  # the start-up graph is loaded after that, with no event to wait for
 
     def load_workflow(self, workflow: dict, name: str) -> None:
         """Open a workflow in UI format."""
-        self.page.evaluate("async ([json, name]) => { await app.loadGraphData(json, true, true, name) }", [workflow, name])
+        self.page.evaluate(
+            "async ([json, name]) => { await app.loadGraphData(json, true, true, name) }", [workflow, name]
+        )
         self.page.wait_for_timeout(500)
 
     def load_prompt(self, prompt: dict, name: str) -> None:
@@ -80,7 +88,7 @@ class Canvas:
             raise RuntimeError(f"the server refused the prompt: {json.dumps(body)[:500]}")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            with urllib.request.urlopen(f"{self.url}/history/{body['prompt_id']}", timeout=60) as history:
+            with open_url(f"{self.url}/history/{body['prompt_id']}", timeout=60) as history:
                 entry = json.load(history).get(body["prompt_id"])
             if entry:
                 return entry
@@ -93,9 +101,11 @@ class Canvas:
             """(margin) => {
               const nodes = app.graph.nodes.concat(app.graph.groups ?? []);
               const left = Math.min(...nodes.map(n => n.pos[0])), top = Math.min(...nodes.map(n => n.pos[1])) - 40;
-              const right = Math.max(...nodes.map(n => n.pos[0] + n.size[0])), bottom = Math.max(...nodes.map(n => n.pos[1] + n.size[1]));
+              const right = Math.max(...nodes.map(n => n.pos[0] + n.size[0]));
+              const bottom = Math.max(...nodes.map(n => n.pos[1] + n.size[1]));
               const area = app.canvas.canvas.getBoundingClientRect();
-              const scale = Math.min((area.width - 2 * margin - 60) / (right - left), (area.height - 2 * margin - 60) / (bottom - top), 1);
+              const scale = Math.min((area.width - 2 * margin - 60) / (right - left),
+                (area.height - 2 * margin - 60) / (bottom - top), 1);
               app.canvas.ds.scale = scale;
               app.canvas.ds.offset = [(margin + 60) / scale - left, (margin + 50) / scale - top];
               app.canvas.setDirty(true, true);
@@ -110,4 +120,4 @@ class Canvas:
 
 def _post(url: str, body: dict) -> None:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=60).close()
+    open_url(request, timeout=60).close()

@@ -1,16 +1,18 @@
-"""Queue a workflow on a ComfyUI server over HTTP and websocket. Runs under the host's interpreter (aiohttp, comfy-cli)."""
+"""Queue a workflow on a ComfyUI server over HTTP and websocket. Runs under the host's interpreter (aiohttp,
+comfy-cli).
+"""
 
 import asyncio
 import json
 import sys
 import urllib.parse
-import urllib.request
 import uuid
 from pathlib import Path
 
 import aiohttp
 
 from tools.host import DevError
+from tools.server import open_url
 
 
 def to_api(workflow: dict, object_info: dict) -> dict:
@@ -18,7 +20,9 @@ def to_api(workflow: dict, object_info: dict) -> dict:
     try:
         from comfy_cli.workflow_to_api import convert_ui_to_api
     except ImportError as error:
-        raise DevError(f"this host has no comfy-cli, which converts workflows; `{sys.executable} -m pip install comfy-cli`.") from error
+        raise DevError(
+            f"this host has no comfy-cli, which converts workflows; `{sys.executable} -m pip install comfy-cli`."
+        ) from error
     return convert_ui_to_api(workflow, object_info)
 
 
@@ -38,7 +42,10 @@ def run_prompt(url: str, prompt: dict, progress=None, timeout: float | None = No
 
 async def _run_prompt(url: str, prompt: dict, progress) -> list[dict]:
     client = uuid.uuid4().hex
-    async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket,
+    ):
         async with session.post(f"{url}/prompt", json={"prompt": prompt, "client_id": client}) as answer:
             body = await answer.json()
             if answer.status != 200:
@@ -52,7 +59,9 @@ async def _run_prompt(url: str, prompt: dict, progress) -> list[dict]:
             if data.get("prompt_id") != prompt_id:
                 continue
             if event["type"] == "execution_error":
-                raise DevError(f"node {data['node_id']} ({data['node_type']}) failed: {data['exception_message'].strip()}")
+                raise DevError(
+                    f"node {data['node_id']} ({data['node_type']}) failed: {data['exception_message'].strip()}"
+                )
             if event["type"] == "progress":
                 progress(_class_of(prompt, data.get("node")), data["value"], data["max"])
             elif event["type"] == "executing":
@@ -73,13 +82,15 @@ def _class_of(prompt: dict, node_id) -> str:
 def _refusal(body: dict) -> str:
     parts = []
     for node_id, node in body.get("node_errors", {}).items():
-        parts += [f"node {node_id} ({node['class_type']}): {error['message']}: {error['details']}" for error in node["errors"]]
+        parts += [
+            f"node {node_id} ({node['class_type']}): {error['message']}: {error['details']}" for error in node["errors"]
+        ]
     error = body.get("error", {})
     return "; ".join(parts) or f"{error.get('message')}: {error.get('details')}"
 
 
 def fetch_image(url: str, image: dict) -> bytes:
-    with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(image)}", timeout=60) as answer:
+    with open_url(f"{url}/view?{urllib.parse.urlencode(image)}", timeout=60) as answer:
         return answer.read()
 
 

@@ -33,7 +33,12 @@ class ProgressBar:
     def __call__(self, node: str, value: int, maximum: int) -> None:
         if self.terminal:
             done = round(24 * value / max(maximum, 1))
-            print(f"\r\033[K[{'#' * done}{'.' * (24 - done)}] {node} {value}/{maximum}", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r\033[K[{'#' * done}{'.' * (24 - done)}] {node} {value}/{maximum}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         elif node != self.node:
             say(f"  {node}")
         self.node = node

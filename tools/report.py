@@ -1,4 +1,6 @@
-"""The one output format of benchmarks and evidence: `{"device", "versions", "ratios": {name: number}, "rows": [...]}`."""
+"""The one output format of benchmarks and evidence: `{"device", "versions", "ratios": {name: number}, "rows":
+[...]}`.
+"""
 
 import argparse
 import json
@@ -13,11 +15,15 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark and evidence script has; add your own before `parse_args()`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--quick", action="store_true", help="a short run that shows that everything works, not the figures")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run that shows that everything works, not the figures"
+    )
     return parser
 
 
-def write_report(path: Path | None, ratios: dict[str, float], rows: list[dict], device: str | torch.device = "cpu") -> dict:
+def write_report(
+    path: Path | None, ratios: dict[str, float], rows: list[dict], device: str | torch.device = "cpu"
+) -> dict:
     """Write (if `path` is given) and return the report of a run on `device`.
 
     `ratios`: name → the number that a goal or a claim is about; `rows`: everything measured, one dict per row.
@@ -34,9 +40,13 @@ def write_report(path: Path | None, ratios: dict[str, float], rows: list[dict], 
     return report
 
 
-def insert_tables(page: Path, text: str) -> None:
-    """Replaces the tables of an evidence page and leaves its words alone; makes the page when there is none."""
-    begin, end = f"<!-- tables, written by `python dev.py evidence {page.stem}` -->", "<!-- end of tables -->"
+def insert_tables(page: Path, text: str, script: str = "") -> None:
+    """Replaces the tables of an evidence page and leaves its words alone; makes the page when there is none.
+
+    `script`: which script's tables, where a page has those of several; else the one with the page's name.
+    """
+    begin = f"<!-- tables, written by `python dev.py evidence {script or page.stem}` -->"
+    end = "<!-- end of tables -->"
     before, _, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(begin)
     after = rest.partition(end)[2] or "\n"
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

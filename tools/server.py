@@ -14,8 +14,21 @@ from pathlib import Path
 
 from tools.host import ROOT, DevError, Host
 
+# The server is on this machine, so a proxy in the environment must not be asked for it.
+open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+IMPORT_FAILURES = ("IMPORT FAILED", "Error while calling comfy_entrypoint", "Guidance Lab: no nodes of the family")
 PACK_FOLDER = "comfyui-guidance-lab"
-MODEL_FOLDERS = ("checkpoints", "loras", "vae", "text_encoders", "clip_vision", "embeddings", "diffusion_models", "galip")
+MODEL_FOLDERS = (
+    "checkpoints",
+    "loras",
+    "vae",
+    "text_encoders",
+    "clip_vision",
+    "embeddings",
+    "diffusion_models",
+    "galip",
+)
 
 
 def free_port() -> int:
@@ -56,32 +69,38 @@ class Server:
     def get(self, path: str):
         """The JSON that a GET of `path` answers. Raises DevError when the server does not answer."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            with open_url(self.url + path, timeout=60) as answer:
                 return json.load(answer)
         except OSError as error:
-            raise DevError(f"ComfyUI at {self.url} does not answer {path} ({error}); its last line: {self._last_line()}") from error
+            raise DevError(
+                f"ComfyUI at {self.url} does not answer {path} ({error}); its last line: {self._last_line()}"
+            ) from error
 
     def _last_line(self) -> str:
         lines = [line for line in self.log_text().splitlines() if line.strip()]
         return lines[-1] if lines else "(none)"
 
     def wait_ready(self, seconds: float) -> None:
-        """Return when the server answers and the pack is in it. Raises DevError when it ends, hangs, or lacks the pack."""
+        """Return when the server answers and the pack is in it. Raises DevError when it ends, hangs, or lacks the
+        pack.
+        """
         deadline = time.monotonic() + seconds
         while True:
             if self.process.poll() is not None:
                 raise DevError(f"ComfyUI ended while starting: {self._last_line()} (whole log: {self.log})")
             try:
-                urllib.request.urlopen(self.url + "/system_stats", timeout=5).close()
+                open_url(self.url + "/system_stats", timeout=5).close()
                 break
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 pass
             if time.monotonic() > deadline:
-                raise DevError(f"ComfyUI did not answer within {seconds:.0f} seconds: {self._last_line()} (whole log: {self.log})")
+                raise DevError(
+                    f"ComfyUI did not answer within {seconds:.0f} seconds: {self._last_line()} (whole log: {self.log})"
+                )
             time.sleep(0.2)
         # ComfyUI starts all the same when a pack fails to import, and says so only in its log.
         for line in self.log_text().splitlines():
-            if "IMPORT FAILED" in line or "Error while calling comfy_entrypoint" in line:
+            if any(sign in line for sign in IMPORT_FAILURES):
                 raise DevError(f"ComfyUI could not load the pack: {line.strip()} (whole log: {self.log})")
 
 
@@ -92,7 +111,9 @@ def _needs_cpu(host: Host) -> bool:
 
 
 @contextlib.contextmanager
-def running_server(host: Host, port: int | None = None, base: Path | None = None, cpu: bool | None = None, ready_seconds: float = 300):
+def running_server(
+    host: Host, port: int | None = None, base: Path | None = None, cpu: bool | None = None, ready_seconds: float = 300
+):
     """Yield a Server that is ready; stop it however the block is left.
 
     `port` None takes a free one; `base` None makes a throw-away base directory; `cpu` None means: only without a GPU.
@@ -116,7 +137,8 @@ def running_server(host: Host, port: int | None = None, base: Path | None = None
     keep_log = False
     with open(log, "w", encoding="utf-8") as out:
         process = subprocess.Popen(
-            [str(part) for part in command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=host.comfyui,
+            [str(part) for part in command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            cwd=host.comfyui,
             env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
     try:

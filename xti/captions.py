@@ -1,4 +1,6 @@
-"""Captions for learning a token: `{}` is its place. What CLIP's authors use for zero-shot ImageNet, cut to what textual inversion kept."""
+"""Captions for learning a token: `{}` is its place. What CLIP's authors use for zero-shot ImageNet, cut to what textual
+inversion kept.
+"""
 
 OBJECT = (
     "a photo of a {}",

@@ -9,11 +9,14 @@ MAX_TOKENS = 8192
 
 
 def common_length(lengths: list[int]) -> int:
-    """Least common multiple of the token counts: the length to which all can be repeated whole. Raises ValueError above 8192."""
+    """Least common multiple of the token counts: the length to which all can be repeated whole. Raises ValueError above
+    8192.
+    """
     length = math.lcm(*lengths)
     if length > MAX_TOKENS:
         raise ValueError(
-            f"Prompts of {', '.join(map(str, sorted(set(lengths))))} tokens only meet at {length}, more than {MAX_TOKENS}: "
+            f"Prompts of {', '.join(map(str, sorted(set(lengths))))} tokens only meet at {length}, more than "
+            f"{MAX_TOKENS}: "
             "make the longer prompts equally long."
         )
     return length
@@ -22,8 +25,9 @@ def common_length(lengths: list[int]) -> int:
 def repeat_to(context: torch.Tensor, length: int) -> torch.Tensor:
     """Repeat a [B, T, D] context along its tokens to `length`, a multiple of T.
 
-    softmax(q [K;K]^T) [V;V] = softmax(q K^T) V: every key occurs equally often, so attention is unchanged (ComfyUI pads conds of
-    different length the same way; padding with zeros would add keys and change it). Raises ValueError if T does not divide length.
+    softmax(q [K;K]^T) [V;V] = softmax(q K^T) V: every key occurs equally often, so attention is unchanged (ComfyUI pads
+    conds of different length the same way; padding with zeros would add keys and change it). Raises ValueError if T
+    does not divide length.
     """
     repeats, rest = divmod(length, context.shape[1])
     if rest:
@@ -31,23 +35,9 @@ def repeat_to(context: torch.Tensor, length: int) -> torch.Tensor:
     return context if repeats == 1 else context.repeat(1, repeats, 1)
 
 
-def stack(contexts: list[torch.Tensor]) -> torch.Tensor:
-    """One context per layer, each [B, T_i, D], to [B, L, T, D] with T = lcm(T_i). Raises ValueError if B or D differ."""
-    if not contexts:
-        raise ValueError("A per-layer prompt needs at least one layer.")
-    batch, _, width = contexts[0].shape
-    for layer, context in enumerate(contexts):
-        if context.shape[0] != batch or context.shape[2] != width:
-            raise ValueError(
-                f"The context of layer {layer} is {tuple(context.shape)}, that of layer 0 {tuple(contexts[0].shape)}: "
-                "batch and width must agree (encode all prompts with the same CLIP)."
-            )
-    length = common_length([context.shape[1] for context in contexts])
-    return torch.stack([repeat_to(context, length) for context in contexts], dim=1)
-
-
 def weighted(base: torch.Tensor, context: torch.Tensor, strength: float) -> torch.Tensor:
-    """Blend a layer's own context with the base prompt's: base + strength * (context - base), both [B, T, D] after padding.
+    """Blend a layer's own context with the base prompt's: base + strength * (context - base), both [B, T, D] after
+    padding.
 
     strength 0 returns `base` itself and 1 returns `context` itself, bit for bit; above 1 extrapolates.
     """

@@ -19,10 +19,11 @@ def encoders_for(width: int) -> dict[str, int]:
 class XTI:
     """Extended textual inversion: the learned input embeddings e_i of layer i (Voynov et al. 2023).
 
-    layers: layer name -> [n, width] float32 in table order; n vectors stand for n consecutive tokens and may differ by layer.
-    table: the layers meant. source: the format it came from. encoders: text encoder -> its columns of `width`, in order; SDXL has
-    clip_l (768) and clip_g (1280) side by side. tokens: the placeholder words of the file. metadata: what the file says of itself.
-    Raises ValueError for layers that do not fit the table, or tensors that are not finite [n, width] floats.
+    layers: layer name -> [n, width] float32 in table order; n vectors stand for n consecutive tokens and may differ by
+    layer. table: the layers meant. source: the format it came from. encoders: text encoder -> its columns of `width`,
+    in order; SDXL has clip_l (768) and clip_g (1280) side by side. tokens: the placeholder words of the file. metadata:
+    what the file says of itself. Raises ValueError for layers that do not fit the table, or tensors that are not finite
+    [n, width] floats.
     """
 
     table: LayerTable
@@ -44,7 +45,9 @@ class XTI:
         object.__setattr__(self, "layers", ordered)
 
     def of_encoder(self, encoder: str) -> dict[str, torch.Tensor]:
-        """The columns of one text encoder: layer name -> [n, its width]. Raises ValueError if the XTI has no such encoder."""
+        """The columns of one text encoder: layer name -> [n, its width]. Raises ValueError if the XTI has no such
+        encoder.
+        """
         if encoder not in self.encoders:
             raise ValueError(f"This XTI has tokens for {' and '.join(self.encoders)}, not for {encoder}.")
         start = 0
@@ -57,8 +60,8 @@ class XTI:
     def fit(self, table: LayerTable) -> "XTI":
         """The same XTI for another table of the same or a similar model.
 
-        Tables with the same names fit as they are; a layer given whole ("MID") serves all its blocks ("MID.0" ...); an XTI whose
-        rows are all equal (ordinary textual inversion) fits every table. Raises ValueError otherwise.
+        Tables with the same names fit as they are; a layer given whole ("MID") serves all its blocks ("MID.0" ...); an
+        XTI whose rows are all equal (ordinary textual inversion) fits every table. Raises ValueError otherwise.
         """
         if self.shared:
             layers = dict.fromkeys(table.names, next(iter(self.layers.values())))
@@ -66,8 +69,8 @@ class XTI:
             origin = {name: name if name in self.layers else name.rpartition(".")[0] for name in table.names}
             if set(origin.values()) != set(self.layers):
                 raise ValueError(
-                    f"This XTI was learned for {self.table.architecture} ({len(self.table)} layers) and cannot be used with "
-                    f"{table.architecture} ({len(table)} layers)."
+                    f"This XTI was learned for {self.table.architecture} ({len(self.table)} layers) and cannot be used "
+                    f"with {table.architecture} ({len(table)} layers)."
                 )
             layers = {name: self.layers[source] for name, source in origin.items()}
         return XTI(table, layers, self.source, self.encoders, self.tokens, self.metadata)
@@ -80,7 +83,9 @@ class XTI:
 
 
 def checked_rows(rows: object, what: str, width: int | None = None) -> torch.Tensor:
-    """A token tensor [width] or [n, width] as float32 [n, width]. Raises ValueError naming `what` if it is anything else."""
+    """A token tensor [width] or [n, width] as float32 [n, width]. Raises ValueError naming `what` if it is anything
+    else.
+    """
     if not isinstance(rows, torch.Tensor):
         raise ValueError(f"{what} is not a tensor.")
     if rows.ndim not in (1, 2) or rows.numel() == 0:

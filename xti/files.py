@@ -1,20 +1,34 @@
 """Reading and writing XTI files of every known format. Nothing is ever unpickled."""
 
-import pickle
+import re
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 
+from ..weight_files import read_tree, save_tensors
 from . import formats_layers, formats_ti, formats_tokens
 from .embedding import XTI
 
 EXTENSIONS = (".safetensors", ".pt", ".bin", ".pth", ".ckpt")
+MAX_BYTES = 2 * 2**30  # the LoRA weights in an ED-LoRA file are the largest part of any
+MAX_ENTRIES = 4096  # SDXL's 70 layers with two encoders have 140
 
-# Parts of keys by which files of another kind are recognised.
+# Parts of keys by which files of another kind are recognized.
 _OTHER_KINDS = (
-    ((".lora_up.", ".lora_down.", ".lora_a.", ".lora_b.", "lora.up.", "lora.down.", ".hada_w1", ".lokr_w1", "lora_unet_"), "a LoRA"),
+    (
+        (
+            ".lora_up.",
+            ".lora_down.",
+            ".lora_a.",
+            ".lora_b.",
+            "lora.up.",
+            "lora.down.",
+            ".hada_w1",
+            ".lokr_w1",
+            "lora_unet_",
+        ),
+        "a LoRA",
+    ),
     (("diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders"), "a checkpoint"),
     (("transformer_blocks.", "double_blocks.", "single_blocks.", "down_blocks.", "joint_blocks."), "a diffusion model"),
     (("text_model.", "encoder.layers.", "token_embedding."), "a text encoder"),
@@ -24,14 +38,18 @@ _OTHER_KINDS = (
 def load(path: str | Path, token: str | None = None, prefix: bool = False) -> XTI:
     """Read an XTI file of any known format.
 
-    Formats: kohya, mkshing, SeongMon, promptplusplus, Mix-of-Show ED-LoRA, our own, and ordinary textual inversion (equal rows);
-    `XTI.source` says which. token: the placeholder word, where the file holds several. prefix: promptplusplus only, see there.
-    Raises ValueError with one sentence, beginning with the file's name, for every file that is not one of these.
+    Formats: kohya, mkshing, SeongMon, promptplusplus, Mix-of-Show ED-LoRA, our own, and ordinary textual inversion
+    (equal rows); `XTI.source` says which. token: the placeholder word, where the file holds several. prefix:
+    promptplusplus only, see there. Raises ValueError with one sentence, beginning with the file's name, for every file
+    that is not one of these.
     """
     path = Path(path)
+    if path.suffix.lower() not in EXTENSIONS and path.is_file():
+        raise ValueError(f"{path.name}: XTI files end in {', '.join(EXTENSIONS)}.")
+    content, metadata = read_tree(path, MAX_BYTES)
     try:
-        data, metadata = _read_container(path)
-        return _interpret(data, metadata, token, prefix)
+        _check(content, metadata)
+        return _interpret(content, metadata, token, prefix)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
 
@@ -47,45 +65,22 @@ def save(xti: XTI, path: str | Path, dtype: torch.dtype = torch.float32) -> None
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"{path.name}: an XTI is saved in float32, float16 or bfloat16, not {dtype}.")
     tensors, metadata = formats_layers.write(xti, dtype)
-    # safetensors refuses tensors that share memory, as the equal rows of a textual inversion do.
-    safetensors.torch.save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, metadata)
+    save_tensors(tensors, path, metadata)
 
 
-def _read_container(path: Path) -> tuple[dict, dict[str, str]]:
-    if not path.is_file():
-        raise ValueError("there is no such file.")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"XTI files end in {', '.join(EXTENSIONS)}.")
-    if path.stat().st_size == 0:
-        raise ValueError("the file is empty.")
-    data, metadata = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else (_read_torch(path), {})
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+def _check(content: object, metadata: dict[str, str]) -> None:
+    """ValueError unless these are named things, no more and no longer than a file of tokens has."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError("the tensors have no names, so their layers cannot be told apart.")
-    if not data:
+    if not content:
         raise ValueError("the file holds no tensors.")
-    return data, metadata
-
-
-def _read_safetensors(path: Path) -> tuple[dict, dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != formats_layers.OWN_FORMAT:
-                _refuse_other_kinds(file.keys())  # before gigabytes are read
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata
-    except safetensors.SafetensorError:
-        raise ValueError("the file is damaged or not a safetensors file.") from None
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported operand" not in str(error):  # an operand that torch.save never writes is not a torch file at all
-            raise ValueError("the file contains Python code or objects, which are not loaded; ask for a .safetensors file.") from None
-        raise ValueError("the file is damaged or not a PyTorch file.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
-        raise ValueError("the file is damaged or not a PyTorch file.") from None
+    if metadata.get("format") != formats_layers.OWN_FORMAT:
+        _refuse_other_kinds(content)
+    if len(content) > MAX_ENTRIES:
+        raise ValueError(f"the file holds {len(content):,} things; an XTI has at most {MAX_ENTRIES:,}.")
+    steps = metadata.get("steps", "0")
+    if not re.fullmatch(r"[0-9]{1,9}", steps):
+        raise ValueError(f"the metadata says that it was trained for {steps[:40]!r} steps, which is no whole number.")
 
 
 def _interpret(data: dict, metadata: dict[str, str], token: str | None, prefix: bool) -> XTI:

@@ -10,7 +10,9 @@ MAX_VECTORS = 75
 
 
 def is_textual_inversion(data: dict) -> bool:
-    """A1111 ("string_to_param"), kohya ("emb_params"), SDXL ("clip_l", "clip_g"), or diffusers' single placeholder word."""
+    """A1111 ("string_to_param"), kohya ("emb_params"), SDXL ("clip_l", "clip_g"), or diffusers' single placeholder
+    word.
+    """
     if "string_to_param" in data or "emb_params" in data or {"clip_l", "clip_g"} & set(data):
         return True
     return len(data) == 1 and not next(iter(data)).endswith((".weight", ".bias"))
@@ -56,5 +58,8 @@ def _read_sdxl(data: dict, metadata: dict[str, str]) -> XTI:
 def _checked_token(rows: object, word: str) -> torch.Tensor:
     checked = checked_rows(rows, f'"{word}"')
     if checked.shape[0] > MAX_VECTORS:
-        raise ValueError(f'"{word}" has {checked.shape[0]} vectors; a prompt has room for {MAX_VECTORS}, so this is no textual inversion.')
+        raise ValueError(
+            f'"{word}" has {checked.shape[0]} vectors; a prompt has room for {MAX_VECTORS}, so this is no textual '
+            "inversion."
+        )
     return checked

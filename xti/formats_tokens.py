@@ -1,6 +1,7 @@
 """Formats whose keys are numbered placeholder words: mkshing and SeongMon, promptplusplus, Mix-of-Show's ED-LoRA."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 
@@ -10,8 +11,8 @@ from .layers import named_table
 _NUMBERED = re.compile(r"(.+)-(\d+)")
 _NUMBERED_VECTORS = re.compile(r"<(.+)-(\d+)-(\d+)>")
 
-# mkshing/prompt-plus-pytorch moves to the next token once per U-net block instead of once per layer, so its seven first tokens
-# serve the sixteen layers like this and the other nine are never used.
+# mkshing/prompt-plus-pytorch moves to the next token once per U-net block instead of once per layer, so its seven first
+# tokens serve the sixteen layers like this and the other nine are never used.
 MKSHING_ROWS = (0, 0, 1, 1, 2, 2, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6)
 
 
@@ -23,13 +24,16 @@ def is_numbered(data: dict) -> bool:
 def read_numbered(data: dict, token: str | None) -> XTI:
     """Sixteen numbered vectors, by number and not by their order in the file.
 
-    Both projects write the same keys with different meanings. Tokens 7-15 of a mkshing file get no gradient and only the same
-    weight decay, so they stay exactly equal to each other; in a SeongMon file every token is trained and they differ.
+    Both projects write the same keys with different meanings. Tokens 7-15 of a mkshing file get no gradient and only
+    the same weight decay, so they stay exactly equal to each other; in a SeongMon file every token is trained and they
+    differ.
     """
     words: dict[str, dict[int, torch.Tensor]] = {}
     for key, tensor in data.items():
-        word, number = _NUMBERED.fullmatch(key).groups()
-        words.setdefault(word, {})[int(number)] = checked_rows(tensor, f'"{key}"')
+        match = _NUMBERED.fullmatch(key)
+        if match is None:
+            raise ValueError(f'The key "{key[:60]}" is not a numbered token.')
+        words.setdefault(match[1], {})[int(match[2])] = checked_rows(tensor, f'"{key}"')
     word = choose(words, token)
     vectors = words[word]
     _require_numbers(set(vectors), word)
@@ -47,19 +51,22 @@ def is_promptplusplus(data: dict) -> bool:
 def read_promptplusplus(data: dict, token: str | None, prefix: bool) -> XTI:
     """promptplusplus' vectors by their numbers; the file order is that of the names: 0, 1, 10, 11, ..., 2.
 
-    prefix: put the common token "<tok>" before the vectors of every layer (its option preserve_prefix, which the file does
-    not record). Raises ValueError for missing vectors, or a missing common token with prefix.
+    prefix: put the common token "<tok>" before the vectors of every layer (its option preserve_prefix, which the file
+    does not record). Raises ValueError for missing vectors, or a missing common token with prefix.
     """
     words: dict[str, dict[tuple[int, int], torch.Tensor]] = {}
     common: dict[str, torch.Tensor] = {}
     for key, tensor in data.items():
         match = _NUMBERED_VECTORS.fullmatch(key)
-        rows = checked_rows(tensor, f'"{key}"')
+        vector = checked_rows(tensor, f'"{key}"')
         if match is None:
-            common[key] = rows
+            common[key] = vector
         else:
-            words.setdefault(f"<{match[1]}>", {})[int(match[2]), int(match[3])] = rows
+            words.setdefault(f"<{match[1]}>", {})[int(match[2]), int(match[3])] = vector
     stray = [key for key in common if key not in words]
+    widths = {rows.shape[1] for rows in (*common.values(), *(row for each in words.values() for row in each.values()))}
+    if len(widths) > 1:
+        raise ValueError(f"The tokens have different widths ({', '.join(map(str, sorted(widths)[:5]))}).")
     if stray:
         raise ValueError(f'The key "{stray[0]}" does not belong to promptplusplus\' format.')
     word = choose(words, token)
@@ -84,8 +91,8 @@ def is_ed_lora(data: dict) -> bool:
 def read_ed_lora(data: dict, token: str | None) -> XTI:
     """The layer-wise embeddings of an ED-LoRA file; its LoRA weights are left out.
 
-    A concept is usually two tokens used side by side ("<cat1> <cat2>"): words that differ only in their last number become
-    consecutive vectors in the order of the numbers. Other words have no safe order: choose one with `token`.
+    A concept is usually two tokens used side by side ("<cat1> <cat2>"): words that differ only in their last number
+    become consecutive vectors in the order of the numbers. Other words have no safe order: choose one with `token`.
     """
     words = {}
     for word, rows in data["params"]["new_concept_embedding"].items():
@@ -102,20 +109,33 @@ def read_ed_lora(data: dict, token: str | None) -> XTI:
     return _xti(rows, "ed-lora", tuple(chosen))
 
 
-def choose(words: dict[str, object], token: str | None) -> str:
-    """The placeholder word to read. Raises ValueError, with the choice, if `token` is not in the file or none was given for several."""
+def choose(words: Mapping[str, object], token: str | None) -> str:
+    """The placeholder word to read. Raises ValueError, with the choice, if `token` is not in the file or none was given
+    for several.
+    """
     if token is not None and token not in words:
-        raise ValueError(f"The file holds no token {token}; it has {', '.join(words)}.")
+        raise ValueError(f"The file holds no token {token}; it has {_some(words)}.")
     if token is None and len(words) > 1:
-        raise ValueError(f"The file holds several tokens, {', '.join(words)}: choose one.")
+        raise ValueError(f"The file holds several tokens, {_some(words)}: choose one.")
     return token if token is not None else next(iter(words))
 
 
+def _some(words) -> str:
+    shown = ", ".join(word[:60] for word in list(words)[:12])
+    return shown if len(words) <= 12 else f"{shown} and {len(words) - 12} more"
+
+
 def _numbered_order(words: list[str]) -> list[str] | None:
-    matches = [re.fullmatch(r"(<?.*?)(\d+)(>?)", word) for word in words]
-    if not all(matches) or len({(match[1], match[3]) for match in matches}) > 1 or len({int(match[2]) for match in matches}) < len(words):
+    found = [re.fullmatch(r"(<?.*?)(\d+)(>?)", word) for word in words]
+    matches = [match for match in found if match is not None]
+    if (
+        len(matches) < len(words)
+        or len({(match[1], match[3]) for match in matches}) > 1
+        or len({int(match[2]) for match in matches}) < len(words)
+    ):
         return None
-    return sorted(words, key=lambda word: int(re.search(r"(\d+)>?$", word)[1]))
+    numbers = {word: int(match[2]) for word, match in zip(words, matches)}
+    return sorted(words, key=numbers.__getitem__)
 
 
 def _require_numbers(numbers: set[int], word: str) -> None:

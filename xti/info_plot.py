@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from .chart import BLUE, GREEN, LEFT, ORANGE, RIGHT, Chart, Panel
+from ..plots.chart import BLUE, GREEN, LEFT, ORANGE, RIGHT, Chart, Panel
 from .report import Report
 
 _COLOURS = (BLUE, ORANGE, GREEN, (204, 121, 167), (86, 180, 233), (230, 159, 0))
@@ -10,7 +10,9 @@ _WORDS = 3  # per layer; more does not fit
 
 
 def plot(report: Report) -> Image.Image:
-    """RGB, 1024 x 640, layers in table order from left to right, one dot per vector; up to 80 layers, words up to 24."""
+    """RGB, 1024 x 640, layers in table order from left to right, one dot per vector; up to 80 layers, words up to
+    24.
+    """
     chart = Chart(640)
     chart.text(LEFT, 20, f"Learned tokens for {report.encoder}", 19, "lm")
     chart.text(RIGHT, 20, "shaded: where 80 % of the words are", 14, "rm")
@@ -20,7 +22,8 @@ def plot(report: Report) -> Image.Image:
     _dots(chart, panel, slot, [layer.norms for layer in report.layers])
     densities = [value for layer in report.layers for value in layer.densities]
     panel = Panel(
-        chart, 266, 432, "-log density among the words, per dimension (higher: further from any word)", min(densities), max(densities),
+        chart, 266, 432, "-log density among the words, per dimension (higher: further from any word)", min(densities),
+        max(densities),
         report.word_densities,
     )  # fmt: skip
     _dots(chart, panel, slot, [layer.densities for layer in report.layers])

@@ -1,22 +1,25 @@
 """Which cross-attention layers a model has, in the order in which its forward pass runs them.
 
-P+ (Voynov et al. 2023, "P+: Extended Textual Conditioning in Text-to-Image Generation") gives layer i its own prompt p_i, so
-everything in this package counts layers by these tables. U-nets are listed down, middle, up: the order of computation. (Walking
-the modules of a diffusers U-net gives down, up, middle, which moves nine of SD1's sixteen layers to the wrong prompt.)
+P+ (Voynov et al. 2023, "P+: Extended Textual Conditioning in Text-to-Image Generation") gives layer i its own prompt
+p_i, so everything in this package counts layers by these tables. U-nets are listed down, middle, up: the order of
+computation. (Walking the modules of a diffusers U-net gives down, up, middle, which moves nine of SD1's sixteen layers
+to the wrong prompt.)
 """
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Layer:
     """One place that attends to the text.
 
-    index: position in the table. name: "IN08", "MID", "OUT03" (kohya's keys) or "blocks.17". direction: "down", "mid", "up", or
-    "flat" where the model has one resolution. resolution: side of the attention map in cells at the model's native image size,
-    None where flat. block: how ComfyUI names the place, ("input", 8) or ("double_block", 17). transformer: running number of the
-    spatial transformer. depth: the transformer block inside it, None for all of them.
+    index: position in the table. name: "IN08", "MID", "OUT03" (kohya's keys) or "blocks.17". direction: "down", "mid",
+    "up", or "flat" where the model has one resolution. resolution: side of the attention map in cells at the model's
+    native image size, None where flat. block: how ComfyUI names the place, ("input", 8) or ("double_block", 17).
+    transformer: running number of the spatial transformer. depth: the transformer block inside it, None for all of
+    them.
     """
 
     index: int
@@ -30,7 +33,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """The layers of one architecture, and the part of the model's configuration that they follow from (as JSON, to be stored)."""
+    """The layers of one architecture, and the part of the model's configuration that they follow from (as JSON, to be
+    stored).
+    """
 
     architecture: str
     layers: tuple[Layer, ...]
@@ -44,23 +49,22 @@ class LayerTable:
     def __len__(self) -> int:
         return len(self.layers)
 
-    def triple(self, index: int) -> tuple[int | None, str, int]:
-        """The paper's (resolution, direction, number) of a layer; the middle layer of SD1 is its (8, "down", 0)."""
-        layer = self.layers[index]
-        same = [other for other in self.layers if (other.resolution, other.direction) == (layer.resolution, layer.direction)]
-        return layer.resolution, "down" if layer.direction == "mid" else layer.direction, same.index(layer)
-
     def inside_out(self) -> tuple[int, ...]:
-        """All indices from the innermost layer outwards: coarse resolutions first, the middle before down and up in turn.
+        """All indices from the innermost layer outwards: coarse resolutions first, the middle before down and up in
+        turn.
 
         SD1: 6, 5, 7, 4, 8, 9, 3, 10, ... A flat model is walked from the centre of its depth.
         """
         if self.layers[0].direction == "flat":
             return tuple(sorted(range(len(self)), key=lambda i: (abs(2 * i - len(self) + 1), i)))
         order = []
-        for resolution in sorted({layer.resolution for layer in self.layers}):
+        for resolution in sorted({layer.resolution for layer in self.layers if layer.resolution is not None}):
             down, mid, up = (
-                [layer.index for layer in self.layers if layer.resolution == resolution and layer.direction == direction]
+                [
+                    layer.index
+                    for layer in self.layers
+                    if layer.resolution == resolution and layer.direction == direction
+                ]
                 for direction in ("down", "mid", "up")
             )
             down.reverse()
@@ -87,9 +91,9 @@ SDXL_CONFIG = {
 }
 NAMED_UNETS = {"sd1": SD1_CONFIG, "sd2": SD2_CONFIG, "sdxl": SDXL_CONFIG}
 
-# Transformers whose blocks cross-attend to a text that no block changes: (name of the blocks, key of their number). The number
-# differs between sizes of one family, so it is read from the model: Wan 30 or 40, LTXV 28 or 48, HunyuanDiT 40, Stable Audio 24,
-# Kandinsky 5 32 or 60, Cosmos-Predict2 28 or 36, Anima 28.
+# Transformers whose blocks cross-attend to a text that no block changes: (name of the blocks, key of their number). The
+# number differs between sizes of one family, so it is read from the model: Wan 30 or 40, LTXV 28 or 48, HunyuanDiT 40,
+# Stable Audio 24, Kandinsky 5 32 or 60, Cosmos-Predict2 28 or 36, Anima 28.
 CROSS_ATTENTION_TRANSFORMERS = {
     "wan2.1": ("blocks", "num_layers"),
     "ltxv": ("transformer_blocks", "num_layers"),
@@ -101,18 +105,29 @@ CROSS_ATTENTION_TRANSFORMERS = {
     "anima": ("blocks", "num_blocks"),
 }
 
-_JOINT = "its text and image tokens form one stream that every block rewrites, so layer i has no text of its own to replace"
+# Transformers whose blocks rewrite text and image together, and through which this pack runs a text stream per prompt:
+# groups of blocks as (their name, ComfyUI's name of a place in them, keys of their number, the first that is there).
+_DOUBLE = ("double_blocks", "double_block", ("depth",))
+_SINGLE = ("single_blocks", "single_block", ("depth_single_blocks",))
+JOINT_TRANSFORMERS = {
+    "flux": (_DOUBLE, _SINGLE),
+    "chroma": (_DOUBLE, _SINGLE),
+    "sd3": (("joint_blocks", "double_block", ("num_blocks", "depth")),),
+    "qwen_image": (("transformer_blocks", "double_block", ("num_layers",)),),
+    "mage_flow": (("transformer_blocks", "double_block", ("num_layers",)),),
+    "lumina2": (("layers", "double_block", ("n_layers",)),),
+}
+
+_JOINT = (
+    "its text and image tokens form one stream that every block rewrites, and no way to run a second text stream "
+    "through it was found or checked"
+)
 _NO_HOOK = "ComfyUI offers no place to give one of its blocks another text"
 NO_LAYER_PROMPTS = {
-    "sd3": _JOINT,
-    "flux": _JOINT,
     "flux2": _JOINT,
-    "chroma": _JOINT,
     "chroma_radiance": _JOINT,
     "hunyuan_video": _JOINT,
-    "qwen_image": _JOINT,
     "auraflow": _JOINT,
-    "lumina2": _JOINT,
     "zimage_pixel": _JOINT,
     "mochi_preview": _JOINT,
     "hidream": _JOINT,
@@ -122,12 +137,15 @@ NO_LAYER_PROMPTS = {
     "cosmos": _NO_HOOK,
     "stable_cascade": _NO_HOOK,
     "ace": _NO_HOOK,
-    "ltxav": "its blocks take one text for the picture and one for the sound, which a single prompt per layer does not describe",
+    "ltxav": "its blocks take one text for the picture and one for the sound, which a single prompt per layer does not "
+    "describe",
 }
 
 
 def architecture_of(config: dict) -> str:
-    """Name of the architecture of a ComfyUI model configuration: "sd1", "sdxl", "unet", "wan2.1", "flux", ... or "unknown"."""
+    """Name of the architecture of a ComfyUI model configuration: "sd1", "sdxl", "unet", "wan2.1", "flux", ... or
+    "unknown".
+    """
     if "transformer_depth_output" in config:
         for name, known in NAMED_UNETS.items():
             if all(config.get(key) == value for key, value in known.items()):
@@ -153,7 +171,10 @@ def table_for(config: dict, per_block: bool = False) -> LayerTable:
     if architecture == "unet" or architecture in NAMED_UNETS:
         return _unet_table(architecture, config, per_block or config.get("per_block", False))
     if architecture in CROSS_ATTENTION_TRANSFORMERS:
-        return _transformer_table(architecture, config)
+        name, count_key = CROSS_ATTENTION_TRANSFORMERS[architecture]
+        return _transformer_table(architecture, config, ((name, "double_block", (count_key,)),))
+    if architecture in JOINT_TRANSFORMERS:
+        return _transformer_table(architecture, config, JOINT_TRANSFORMERS[architecture])
     reason = NO_LAYER_PROMPTS.get(architecture, "its cross-attention layers are not known to this pack")
     raise ValueError(f"A prompt per layer is not possible for the architecture {architecture}: {reason}.")
 
@@ -164,11 +185,17 @@ def named_table(architecture: str, per_block: bool = False) -> LayerTable:
 
 
 def _unet_table(architecture: str, config: dict, per_block: bool) -> LayerTable:
-    keys = ("context_dim", "num_res_blocks", "transformer_depth", "transformer_depth_middle", "transformer_depth_output")
+    keys = (
+        "context_dim",
+        "num_res_blocks",
+        "transformer_depth",
+        "transformer_depth_middle",
+        "transformer_depth_output",
+    )
     recipe = {key: config[key] for key in keys}
     latent = 128 if recipe["context_dim"] == 2048 else 64
     places = _unet_places(recipe, latent)
-    layers = []
+    layers: list[Layer] = []
     for transformer, (name, direction, resolution, block, depth) in enumerate(places):
         if not per_block or depth == 1:
             layers.append(Layer(len(layers), name, direction, resolution, block, transformer))
@@ -183,8 +210,13 @@ def _unet_table(architecture: str, config: dict, per_block: bool) -> LayerTable:
 
 
 def _unet_places(recipe: dict, latent: int) -> list[tuple]:
-    """(name, direction, resolution, block, depth) of every spatial transformer; block numbers as the openai U-net counts them."""
+    """(name, direction, resolution, block, depth) of every spatial transformer; block numbers as the openai U-net
+    counts them.
+    """
     levels = recipe["num_res_blocks"]
+    depths = [*recipe["transformer_depth"], *recipe["transformer_depth_output"], recipe["transformer_depth_middle"]]
+    if len(levels) > 16 or max(levels, default=0) > 64 or max(depths) > 1000:
+        raise ValueError("A prompt per layer is not possible for this U-net: it has more blocks than any that exists.")
     down_depths, up_depths = list(recipe["transformer_depth"]), list(recipe["transformer_depth_output"])
     places, number = [], 1  # input block 0 is the first convolution
     for level, count in enumerate(levels):
@@ -207,10 +239,19 @@ def _unet_places(recipe: dict, latent: int) -> list[tuple]:
     return places
 
 
-def _transformer_table(architecture: str, config: dict) -> LayerTable:
-    name, count_key = CROSS_ATTENTION_TRANSFORMERS[architecture]
-    count = config.get(count_key)
-    if not isinstance(count, int) or not 0 < count <= 1000:
-        raise ValueError(f"The model configuration of {architecture} does not say how many layers it has ({count_key} is missing).")
-    layers = tuple(Layer(i, f"{name}.{i}", "flat", None, ("double_block", i), i) for i in range(count))
-    return LayerTable(architecture, layers, json.dumps({"image_model": architecture, count_key: count}, sort_keys=True))
+def _transformer_table(architecture: str, config: dict, groups: tuple) -> LayerTable:
+    recipe: dict[str, Any] = {"image_model": architecture}
+    layers: list[Layer] = []
+    if architecture == "sd3":  # ComfyUI's configuration of it has this key in place of a name
+        recipe = {"x_block_self_attn_layers": []}
+    for name, place, count_keys in groups:
+        key = next((key for key in count_keys if config.get(key) is not None), count_keys[-1])
+        count = config.get(key)
+        if not isinstance(count, int) or not 0 < count <= 1000:
+            raise ValueError(
+                f"The model configuration of {architecture} does not say how many layers it has ({key} is missing)."
+            )
+        recipe[key] = count
+        for i in range(count):
+            layers.append(Layer(len(layers), f"{name}.{i}", "flat", None, (place, i), len(layers)))
+    return LayerTable(architecture, tuple(layers), json.dumps(recipe, sort_keys=True))

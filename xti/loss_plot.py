@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from .chart import BLUE, GREEN, INK, LEFT, ORANGE, RIGHT, Chart, Panel, ticks
+from ..plots.chart import BLUE, GREEN, INK, LEFT, ORANGE, RIGHT, Chart, Panel, ticks
 from .training import Losses
 
 _PALE = (176, 205, 226)
@@ -18,9 +18,11 @@ def running_mean(values: list[float], count: int) -> list[float]:
 
 
 def plot(history: list[Losses], word_norm: float, first: int = 0, seconds: float = 0.0) -> Image.Image:
-    """RGB, 1024 x 640. history: the steps from number `first` on. word_norm: mean norm of the vocabulary, for comparison.
+    """RGB, 1024 x 640. history: the steps from number `first` on. word_norm: mean norm of the vocabulary, for
+    comparison.
 
-    The loss of a step is mostly luck of its noise level, so the line is the mean over a tenth of the run. ValueError without a step.
+    The loss of a step is mostly luck of its noise level, so the line is the mean over a tenth of the run. ValueError
+    without a step.
     """
     if not history:
         raise ValueError("no step was trained, so there is no loss to plot")
@@ -31,7 +33,9 @@ def plot(history: list[Losses], word_norm: float, first: int = 0, seconds: float
     chart.text(RIGHT, 20, f"steps {first + 1} to {last}{per_second}", 14, "rm")
     x = lambda i: LEFT + (RIGHT - LEFT) * (i + 0.5) / len(history)  # noqa: E731
     losses = [step.reconstruction for step in history]
-    panel = Panel(chart, 64, 330, "Reconstruction loss: each step, and the mean over the last tenth of the run", 0.0, max(losses))
+    panel = Panel(
+        chart, 64, 330, "Reconstruction loss: each step, and the mean over the last tenth of the run", 0.0, max(losses)
+    )
     for i, loss in enumerate(losses):
         chart.dot(x(i), panel.y(loss), _PALE, 2)
     _curve(chart, panel, x, running_mean(losses, max(len(losses) // 10, 1)), BLUE)

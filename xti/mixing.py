@@ -1,6 +1,7 @@
 """Combining XTIs: geometry of one concept with the appearance of another, blending, strength.
 
-The inner layers carry geometry and the outer ones appearance (P+ project page; XTI section 8.1 as used by SVDiff, Han et al. 2023).
+The inner layers carry geometry and the outer ones appearance (P+ project page; XTI section 8.1 as used by SVDiff, Han
+et al. 2023).
 """
 
 from collections.abc import Iterable
@@ -11,29 +12,34 @@ from .embedding import XTI
 from .layers import LayerTable
 from .selection import innermost
 
-# Number of innermost layers that a preset takes from the geometry concept. In SD1: 2 = {IN08, MID}, SVDiff's (16,down,1) and
-# (8,down,0); 3 = {IN08, MID, OUT03} = layers 5-7, SeongMon's choice.
+# Number of innermost layers that a preset takes from the geometry concept. In SD1: 2 = {IN08, MID}, SVDiff's
+# (16,down,1) and (8,down,0); 3 = {IN08, MID, OUT03} = layers 5-7, SeongMon's choice.
 PRESETS = {"geometry core": 2, "geometry 5-7": 3}
 
 
 def preset_layers(preset: str, table: LayerTable) -> tuple[int, ...]:
-    """Layer indices of a style-mix preset, ascending; in other U-nets the same number of innermost layers. KeyError if unknown."""
+    """Layer indices of a style-mix preset, ascending; in other U-nets the same number of innermost layers. KeyError if
+    unknown.
+    """
     return tuple(sorted(innermost(PRESETS[preset], table)))
 
 
 def style_mix(geometry: XTI, appearance: XTI, layers: Iterable[int]) -> XTI:
     """Take `layers` (indices) from `geometry` and all others from `appearance`.
 
-    The number of vectors may differ between the two. style_mix(A, A, any) has A's rows. Raises ValueError if the two were learned
-    for different layers or encoders, or an index is not in the table.
+    The number of vectors may differ between the two. style_mix(A, A, any) has A's rows. Raises ValueError if the two
+    were learned for different layers or encoders, or an index is not in the table.
     """
     _require_alike(geometry, appearance)
     chosen = set(layers)
     wrong = sorted(chosen - set(range(len(geometry.table))))
     if wrong:
-        raise ValueError(f"There is no layer {wrong[0]}: {geometry.table.architecture} has layers 0-{len(geometry.table) - 1}.")
+        raise ValueError(
+            f"There is no layer {wrong[0]}: {geometry.table.architecture} has layers 0-{len(geometry.table) - 1}."
+        )
     rows = {
-        layer.name: (geometry if layer.index in chosen else appearance).layers[layer.name] for layer in geometry.table.layers
+        layer.name: (geometry if layer.index in chosen else appearance).layers[layer.name]
+        for layer in geometry.table.layers
     }
     return XTI(geometry.table, rows, "style mix", geometry.encoders)
 
@@ -51,7 +57,10 @@ def blend(a: XTI, b: XTI, weight: float) -> XTI:
     _require_alike(a, b)
     for name in a.layers:
         if a.layers[name].shape != b.layers[name].shape:
-            raise ValueError(f"Layer {name} has {len(a.layers[name])} and {len(b.layers[name])} vectors; blending needs equally many.")
+            raise ValueError(
+                f"Layer {name} has {len(a.layers[name])} and {len(b.layers[name])} vectors; blending needs equally "
+                f"many."
+            )
     rows = {name: torch.lerp(a.layers[name], b.layers[name], weight) for name in a.layers}
     return XTI(a.table, rows, "blend", a.encoders)
 
@@ -67,7 +76,8 @@ def scale(xti: XTI, strength: float) -> XTI:
 def _require_alike(a: XTI, b: XTI) -> None:
     if a.table.names != b.table.names:
         raise ValueError(
-            f"The two XTIs have different layers ({a.table.architecture}: {len(a.table)}, {b.table.architecture}: {len(b.table)})."
+            f"The two XTIs have different layers ({a.table.architecture}: {len(a.table)}, {b.table.architecture}: "
+            f"{len(b.table)})."
         )
     if a.encoders != b.encoders:
         raise ValueError(f"The two XTIs are for different text encoders ({_widths(a)} and {_widths(b)}).")

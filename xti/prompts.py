@@ -8,6 +8,7 @@
 A line is `LAYERS [@START-END] [xSTRENGTH]: PROMPT`. Layers without a line keep the base prompt.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,9 @@ _HEAD = re.compile(r"(?P<layers>[^@]*?)(?:@\s*(?P<window>[^@\s]+))?(?:\s+x\s*(?P
 
 @dataclass(frozen=True)
 class LayerPrompt:
-    """One line: layer indices, its prompt, strength (0 = base prompt, 1 = this prompt), window in fractions of the steps, line."""
+    """One line: layer indices, its prompt, strength (0 = base prompt, 1 = this prompt), window in fractions of the
+    steps, line.
+    """
 
     layers: tuple[int, ...]
     text: str
@@ -32,7 +35,9 @@ class LayerPrompt:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the sampling (fractions 0-1) in which every layer keeps its prompt; None where the base prompt holds."""
+    """A stretch of the sampling (fractions 0-1) in which every layer keeps its prompt; None where the base prompt
+    holds.
+    """
 
     start: float
     end: float
@@ -42,8 +47,8 @@ class Segment:
 def parse(text: str, table: LayerTable) -> list[LayerPrompt]:
     """Read the lines of a per-layer prompt.
 
-    Blank lines and lines that begin with # are skipped. An empty prompt is allowed: it is the empty text, not the base prompt.
-    Raises ValueError "Line N: ..." for a line that is not understood or gives a layer twice at the same time.
+    Blank lines and lines that begin with # are skipped. An empty prompt is allowed: it is the empty text, not the base
+    prompt. Raises ValueError "Line N: ..." for a line that is not understood or gives a layer twice at the same time.
     """
     prompts: list[LayerPrompt] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -102,7 +107,10 @@ def _window(text: str | None) -> tuple[float, float]:
 def _number(text: str, what: str) -> float:
     if not re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", text):
         raise ValueError(f'The {what} "{text}" is not a number.')
-    return float(text)
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"The {what} is too large a number.")
+    return number
 
 
 def _refuse_overlap(prompt: LayerPrompt, earlier: list[LayerPrompt], table: LayerTable) -> None:

@@ -11,23 +11,27 @@ FINE = ("fine", "outer")
 def coarse_layers(table: LayerTable) -> tuple[int, ...]:
     """Indices of the layers that decide the object: those no finer than the deepest down layer.
 
-    SD1 4-9 (16 and 8 cells), SDXL 2-7 (32 cells). The P+ project page shows that the inner layers decide the object and the outer
-    ones its colour; the exact border of its figure is not published, this one is ours. Raises ValueError for a flat model.
+    SD1 4-9 (16 and 8 cells), SDXL 2-7 (32 cells). The P+ project page shows that the inner layers decide the object and
+    the outer ones its colour; the exact border of its figure is not published, this one is ours. Raises ValueError for
+    a flat model.
     """
-    down = [layer.resolution for layer in table.layers if layer.direction == "down"]
+    sides = [(layer, layer.resolution) for layer in table.layers if layer.resolution is not None]
+    down = [side for layer, side in sides if layer.direction == "down"]
     if not down:
         raise ValueError(
-            f"{table.architecture} works at one resolution and has no coarse or fine layers: name layers by number, 0-{len(table) - 1}."
+            f"{table.architecture} works at one resolution and has no coarse or fine layers: name layers by number, "
+            f"0-{len(table) - 1}."
         )
-    return tuple(layer.index for layer in table.layers if layer.resolution <= min(down))
+    return tuple(layer.index for layer, side in sides if side <= min(down))
 
 
 def select(text: str, table: LayerTable) -> tuple[int, ...]:
     """Layer indices, ascending and without repeats, for a comma-separated selector.
 
-    Each part is a number ("6"), a range of numbers ("0-5") or of names ("IN07-OUT05"), a name ("MID", "IN08", any case; a name
-    without block number means all its blocks), "all", "coarse" = "middle" = "inner", "fine" = "outer", "down", "up",
-    or "innermost K". Raises ValueError naming the part that is not understood.
+    Each part is a number ("6"), a range of numbers ("0-5") or of names ("IN07-OUT05"), a name ("MID", "IN08", any case;
+    a name without block number means all its blocks), "all", "coarse" = "middle" = "inner", "fine" = "outer", "down",
+    "up", "double" or "single" (the two kinds of blocks of Flux), or "innermost K". Raises ValueError naming the part
+    that is not understood.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
@@ -52,6 +56,8 @@ def _select_part(part: str, table: LayerTable) -> tuple[int, ...]:
         return tuple(i for i in range(len(table)) if i not in coarse)
     if word in ("down", "up"):
         return tuple(layer.index for layer in table.layers if layer.direction == word)
+    if word in ("double", "single"):
+        return tuple(layer.index for layer in table.layers if layer.block[0] == f"{word}_block")
     inner = re.fullmatch(r"innermost\s+(\d+)", word)
     if inner:
         return innermost(int(inner[1]), table)
@@ -70,7 +76,9 @@ def _indices(word: str, part: str, table: LayerTable) -> tuple[int, ...]:
         if int(word) >= len(table):
             raise ValueError(f"There is no layer {word}: {table.architecture} has layers 0-{len(table) - 1}.")
         return (int(word),)
-    named = tuple(layer.index for layer in table.layers if layer.name.lower() == word or layer.name.lower().startswith(word + "."))
+    named = tuple(
+        layer.index for layer in table.layers if layer.name.lower() == word or layer.name.lower().startswith(word + ".")
+    )
     # A flat model's blocks share one stem ("blocks"), which is not the name of a layer.
     if not named or (table.layers[0].direction == "flat" and len(named) > 1):
         raise ValueError(

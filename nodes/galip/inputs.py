@@ -25,19 +25,26 @@ def sentences(conditioning: list, dims: Dims) -> torch.Tensor:
     """
     if len(conditioning) != 1:
         raise ValueError(
-            f"GALIP draws one text in one pass, but the conditioning has {len(conditioning)} parts; connect one CLIP Text Encode, "
-            "or use GALIP Interpolate to mix texts."
+            f"GALIP draws one text in one pass, but the conditioning has {len(conditioning)} parts; connect one CLIP "
+            "Text Encode, or use GALIP Interpolate to mix texts."
         )
     options = conditioning[0][1]
     for key, what in UNUSABLE.items():
         if options.get(key) is not None:
-            raise ValueError(f"The conditioning carries {what}, but GALIP draws the whole picture in one pass from text alone; remove it.")
+            raise ValueError(
+                f"The conditioning carries {what}, but GALIP draws the whole picture in one pass from text alone; "
+                f"remove it."
+            )
     pooled = options.get("pooled_output")
     if pooled is None:
-        raise ValueError("The conditioning has no pooled output, which GALIP draws from; encode the text with the CLIP of GALIP CLIP.")
+        raise ValueError(
+            "The conditioning has no pooled output, which GALIP draws from; encode the text with the CLIP of GALIP "
+            "CLIP."
+        )
     if pooled.ndim != 2 or pooled.shape[1] != dims.cond_dim:
         raise ValueError(
-            f"The pooled output of the conditioning has shape {list(pooled.shape)}, but this GALIP takes [texts, {dims.cond_dim}]; "
+            f"The pooled output of the conditioning has shape {list(pooled.shape)}, but this GALIP takes [texts, "
+            f"{dims.cond_dim}]; "
             "it comes from another CLIP, so encode the text with the CLIP of GALIP CLIP."
         )
     return pooled.float()

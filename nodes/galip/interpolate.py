@@ -23,20 +23,29 @@ def parse_seeds(text: str) -> list[int]:
 def frames(texts: torch.Tensor, noises: torch.Tensor, layout: str, steps: int, text_path: str, noise_path: str):
     """(noise [N, nz], sentence [N, cond_dim], (rows, columns)) of all pictures, rows * columns = N, row by row.
 
-    row, loop: text and noise move together through their keys; where one has a single key, it stays there. grid: the text changes from
-    column to column, the noise from row to row. ValueError when the keys do not fit the layout, or give too many pictures.
+    row, loop: text and noise move together through their keys; where one has a single key, it stays there. grid: the
+    text changes from column to column, the noise from row to row. ValueError when the keys do not fit the layout, or
+    give too many pictures.
     """
     if layout != "grid" and len(texts) != len(noises) and 1 not in (len(texts), len(noises)):
         raise ValueError(
-            f"{len(texts)} texts and {len(noises)} noises cannot move together; give equally many, or one of either, or use layout grid."
+            f"{len(texts)} texts and {len(noises)} noises cannot move together; give equally many, or one of either, "
+            f"or use layout grid."
         )
     if len(texts) == len(noises) == 1:
-        raise ValueError("There is one text and one noise, so nothing to interpolate; give a second conditioning or a second seed.")
+        raise ValueError(
+            "There is one text and one noise, so nothing to interpolate; give a second conditioning or a second seed."
+        )
     keys = max(len(texts), len(noises))
-    ways = {"row": (keys - 1) * steps + 1, "loop": keys * steps, "grid": ((len(texts) - 1) * steps + 1) * ((len(noises) - 1) * steps + 1)}
+    ways = {
+        "row": (keys - 1) * steps + 1,
+        "loop": keys * steps,
+        "grid": ((len(texts) - 1) * steps + 1) * ((len(noises) - 1) * steps + 1),
+    }
     if ways[layout] > MAX_PICTURES:
         raise ValueError(
-            f"That would be {ways[layout]} pictures; the node draws at most {MAX_PICTURES}, so lower steps or give fewer keys."
+            f"That would be {ways[layout]} pictures; the node draws at most {MAX_PICTURES}, so lower steps or give "
+            f"fewer keys."
         )
     if layout == "grid":
         across, down = walk(texts, steps, text_path), walk(noises, steps, noise_path)
@@ -54,29 +63,39 @@ def tile(images: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 class GALIPInterpolate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        text = io.Conditioning.Input("conditioning", tooltip="A text on the way, from CLIP Text Encode with the CLIP of GALIP CLIP.")
+        text = io.Conditioning.Input(
+            "conditioning", tooltip="A text on the way, from CLIP Text Encode with the CLIP of GALIP CLIP."
+        )
         return io.Schema(
             node_id="GuidanceLab_GALIPInterpolate",
             display_name="GALIP Interpolate",
             category=CATEGORY,
             description=(
-                "Draws the pictures between texts and between noises with a GALIP generator, as a row, a grid or an endless loop of "
-                "frames. The pictures at the keys are exactly those of GALIP Sampler."
+                "Draws the pictures between texts and between noises with a GALIP generator, as a row, a grid or an "
+                "endless loop of frames. The pictures at the keys are exactly those of GALIP Sampler."
             ),
-            search_aliases=["GALIP", "latent walk", "morph", "style interpolation", "slerp", "GAN interpolation", "animation loop"],
+            search_aliases=[
+                "GALIP",
+                "latent walk",
+                "morph",
+                "style interpolation",
+                "slerp",
+                "GAN interpolation",
+                "animation loop",
+            ],
             inputs=[
                 GalipSocket.Input("galip", tooltip="The generator, from GALIP Loader."),
                 io.Autogrow.Input(
                     "conditionings",
                     template=io.Autogrow.TemplatePrefix(text, prefix="conditioning", min=1, max=16),
-                    tooltip="One or more texts, in the order of the way; every text of a batch counts. With one text only the noise "
-                    "changes.",
+                    tooltip="One or more texts, in the order of the way; every text of a batch counts. With one text "
+                    "only the noise changes.",
                 ),
                 io.String.Input(
                     "seeds",
                     default="0",
-                    tooltip="One or more seeds, such as 0, 1, 2, in the order of the way. Each is the noise that GALIP Sampler draws "
-                    "from that seed. With one seed only the text changes.",
+                    tooltip="One or more seeds, such as 0, 1, 2, in the order of the way. Each is the noise that GALIP "
+                    "Sampler draws from that seed. With one seed only the text changes.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -89,8 +108,8 @@ class GALIPInterpolate(io.ComfyNode):
                     "layout",
                     options=LAYOUTS,
                     default="row",
-                    tooltip="row: text and noise move together from the first key to the last. loop: and back to the first, for an "
-                    "endless video. grid: texts from left to right, noises from top to bottom.",
+                    tooltip="row: text and noise move together from the first key to the last. loop: and back to the "
+                    "first, for an endless video. grid: texts from left to right, noises from top to bottom.",
                 ),
                 io.Combo.Input(
                     "text_path",
@@ -102,8 +121,8 @@ class GALIPInterpolate(io.ComfyNode):
                     "noise_path",
                     options=list(reversed(PATHS)),
                     default="slerp",
-                    tooltip="How the noise moves: slerp by equal angles, which keeps it as strong as normal noise; lerp in a straight "
-                    "line, which passes weaker noise, that is more typical pictures, half-way.",
+                    tooltip="How the noise moves: slerp by equal angles, which keeps it as strong as normal noise; "
+                    "lerp in a straight line, which passes weaker noise, that is more typical pictures, half-way.",
                 ),
                 io.Float.Input(
                     "truncation",
@@ -111,25 +130,39 @@ class GALIPInterpolate(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="As in GALIP Sampler: 1 is off; lower values, usually 0.7 to 0.9, give more typical pictures with less "
-                    "variety.",
+                    tooltip="As in GALIP Sampler: 1 is off; lower values, usually 0.7 to 0.9, give more typical "
+                    "pictures with less variety.",
                 ),
                 io.Latent.Input(
                     "noise",
                     optional=True,
-                    tooltip="Noises on the way in place of seeds and truncation, which are then not used: the noise output of GALIP "
-                    "Sampler, one key per picture of its batch.",
+                    tooltip="Noises on the way in place of seeds and truncation, which are then not used: the noise "
+                    "output of GALIP Sampler, one key per picture of its batch.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="All pictures as a batch, in the order of the way; a grid row by row."),
-                io.Image.Output(display_name="sheet", tooltip="The same pictures side by side in one picture: one row, or the grid."),
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="All pictures as a batch, in the order of the way; a grid row by row.",
+                ),
+                io.Image.Output(
+                    display_name="sheet", tooltip="The same pictures side by side in one picture: one row, or the grid."
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, galip, conditionings, seeds="0", steps=8, layout="row", text_path="lerp", noise_path="slerp", truncation=1.0, noise=None
+        cls,
+        galip,
+        conditionings,
+        seeds="0",
+        steps=8,
+        layout="row",
+        text_path="lerp",
+        noise_path="slerp",
+        truncation=1.0,
+        noise=None,
     ) -> io.NodeOutput:
         if not conditionings:
             raise ValueError("GALIP Interpolate needs at least one conditioning; connect CLIP Text Encode.")

@@ -6,7 +6,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...galip import Dims, Generator
-from ...galip.generator import GPU_MICRO_BATCH
+from ...galip.generator import GPU_MICRO_BATCH_SIZE
 from .._api import io
 
 CATEGORY = "Guidance Lab/GALIP"
@@ -41,7 +41,8 @@ class Galip:
         return self.generator.fc_code.weight.dtype
 
     def draw(self, noise: torch.Tensor, sentence: torch.Tensor) -> torch.Tensor:
-        """Noise [B, nz] and sentence embeddings [B, cond_dim] -> IMAGE [B, H, W, 3] in 0..1, on ComfyUI's intermediate device.
+        """Noise [B, nz] and sentence embeddings [B, cond_dim] -> IMAGE [B, H, W, 3] in 0..1, on ComfyUI's intermediate
+        device.
 
         After every micro-batch progress is shown, and an interrupt ends it. ValueError when a picture is not finite.
         """
@@ -51,17 +52,24 @@ class Galip:
             bar.update_absolute(done)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
-        memory = min(len(noise), GPU_MICRO_BATCH) * memory_per_image(self.dims, self.dtype)
+        memory = min(len(noise), GPU_MICRO_BATCH_SIZE) * memory_per_image(self.dims, self.dtype)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
         with torch.inference_mode():
             image = self.generator(noise.float(), sentence.float(), callback=after_micro_batch)
         if not torch.isfinite(image).all():
-            raise ValueError(f"{self.name} gives pictures that are not finite in {self.dtype}; load it with precision fp32 or bf16.")
+            raise ValueError(
+                f"{self.name} gives pictures that are not finite in {self.dtype}; load it with precision fp32 or bf16."
+            )
         image = (image.clamp(-1, 1) + 1) / 2
         return image.movedim(1, -1).to(comfy.model_management.intermediate_device())
 
 
 def memory_per_image(dims: Dims, dtype: torch.dtype) -> int:
-    """Bytes of activations while one picture is computed: the widest block holds its input, two shortcuts and two hidden maps at once."""
-    values = max(size**2 * (channels_in + 4 * channels_out) for (channels_in, channels_out), size in zip(dims.channels, dims.sizes))
+    """Bytes of activations while one picture is computed: the widest block holds its input, two shortcuts and two
+    hidden maps at once.
+    """
+    values = max(
+        size**2 * (channels_in + 4 * channels_out)
+        for (channels_in, channels_out), size in zip(dims.channels, dims.sizes)
+    )
     return values * dtype.itemsize

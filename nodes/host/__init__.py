@@ -1,28 +1,33 @@
-"""The only package that touches host internals: the life of a guidance inside a ComfyUI sampling run.
+"""The contract of a guidance inside a ComfyUI sampling run, and what the families share of the host.
 
-A guidance is a subclass of `Guidance` whose instance holds settings only; `attach(model, guidance)` gives a clone of MODEL that carries
-it. The clone may be cloned and patched further, and may carry many guidances; they act in wiring order. In every sampling run:
+A guidance is a subclass of `Guidance` whose instance holds settings only; `attach(model, guidance)` gives a clone of
+MODEL that carries it. The clone may be cloned and patched further, and may carry many guidances; they act in wiring
+order. One that touches nothing unusual knows five names: `Guidance`, `attach`, and in its `step(step, state)`
+`step.denoised`, `step.cond_denoised` and `step.uncond_denoised`. What else there is to override is in `guidance.py`:
 
-    begin(run)          -> state   once, after everything is loaded: conds, shapes, mask, sigmas, seed, frame are on the `Run`
-    step(step, state)   -> denoised   once per model evaluation, after CFG; `Step` has x, sigma, denoised, cond_denoised, uncond_denoised
-    end(run, state)     once, also after an error or an interrupt
+    begin(run)                   once, when all is loaded; what it returns is the state that all others get
+    extra_conds(step, state)     more conds for the guider's own call of the main model
+    wrap(step, state, evaluate)  around the whole evaluation
+    step(step, state)            the new denoised estimate, after CFG
+    observe(step, state)         the finished evaluation
+    end(run, state)              once, also after an error or an interrupt
 
-What changes during sampling lives in `state` and `run`, which exist for one run only, never on the node, the guidance or the patch.
-- Another model: put an `ExtraModel` in `guidance.extra_models`; it is loaded in one call with the main model, under its own options,
-  hooks and processed conds, and `run.evaluator(extra).predict_like(step)` gives its prediction. `run.main` evaluates the main model.
-- Another conditioning of the main model: put a function of one `Step` that gives lists of processed conds in `run.beside` during begin;
-  they are predicted in the guider's own call, and `step.prediction(cond)` gives each. `text.RunTexts` makes such conds of new text.
-- Every evaluation made inside `step` is counted and timed on the guidance's name, all others on "model".
-- `step.publish(term, weight)` tells what the guidance adds (term None: nothing this time), `step.note(text)` says something in words. Any
-  guidance may put a function of one `Step` in `run.listeners` during begin; it is called after each evaluation, when `step` holds the
-  final denoised, all terms, notes and costs.
+What changes during sampling lives in `state`, which exists for one run only, never on the node, the guidance or the
+patch. Nothing is registered: the driver sees what a class overrides. It also keeps the window, and knows on whose
+account a network is evaluated: all of it inside a callback of a guidance counts on that guidance's name.
+`Run` and `Step` (`run.py`) are what may be read. Another model is an `ExtraModel` in `guidance.extra_models`: it is
+loaded in one call with the main model, under its own options, hooks and processed conds, and
+`run.evaluator(extra).predict_like(step)` gives its prediction.
 """
 
-from .attach import Guidance, attach
-from .models import ExtraModel, own_module, same_prediction, same_weights
-from .run import MODEL, Cost, Evaluator, Run, Step, Term
+from .attach import attach, attached
+from .evaluate import Evaluator
+from .guidance import Guidance
+from .meter import MODEL, Cost
+from .models import ExtraModel, one_network, own_module, same_prediction, same_weights
+from .run import Run, Step, Term
 
 __all__ = [
     "MODEL", "Cost", "Evaluator", "ExtraModel", "Guidance", "Run", "Step", "Term",
-    "attach", "own_module", "same_prediction", "same_weights",
+    "attach", "attached", "one_network", "own_module", "same_prediction", "same_weights",
 ]  # fmt: skip

@@ -1,7 +1,9 @@
-"""Gradients through ComfyUI's networks: what its samplers switch off or would get wrong, put right for the length of one gradient.
+"""Gradients through ComfyUI's networks: what its samplers switch off or would get wrong, put right for the length of
+one gradient.
 
-Nodes run in inference mode, so the weights that loaders make are inference tensors, which autograd must not save. The cure here copies
-nothing: the same storage under a normal tensor, in the module's place for the parameter, taken out again afterwards.
+Nodes run in inference mode, so the weights that loaders make are inference tensors, which autograd must not save. The
+cure here copies nothing: the same storage under a normal tensor, in the module's place for the parameter, taken out
+again afterwards.
 """
 
 import math
@@ -30,7 +32,9 @@ def differentiable_weights(models: Iterable[ModelPatcher]):
         yield
     finally:
         for table, name, tensor, ours in swapped:
-            if table[name] is ours:  # else somebody has replaced the weight in the meantime, and theirs is the newer one
+            if (
+                table[name] is ours
+            ):  # else somebody has replaced the weight in the meantime, and theirs is the newer one
                 table[name] = tensor
 
 
@@ -41,20 +45,19 @@ def alias(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def differentiable_run(run):
-    """Lets autograd pass through the evaluation of the guider of `run`, with every network in it, inside this block.
+def differentiable_evaluation(models: Iterable[ModelPatcher]):
+    """Lets autograd pass through an evaluation of the diffusion models among `models`, with every network in it.
 
-    `in_training` is how ComfyUI asks its transformers for operations that have a backward; it is put back in every case.
+    `in_training` is how ComfyUI asks its transformers for operations that have a backward; it is put back in every
+    case.
     """
     before = comfy.model_management.in_training
-    loaded = [run.model_patcher, *getattr(run.guider, "loaded_models", []), *(e.patcher for e in run.evaluators.values())]
-    run.differentiating = comfy.model_management.in_training = True
+    comfy.model_management.in_training = True
     try:
-        with differentiable_weights(loaded):
+        with differentiable_weights(models):
             yield
     finally:
         comfy.model_management.in_training = before
-        run.differentiating = False
 
 
 def gradient_memory(model: ModelPatcher, noise_shape: tuple[int, ...]) -> float:
@@ -68,7 +71,9 @@ def gradient_memory(model: ModelPatcher, noise_shape: tuple[int, ...]) -> float:
 
 
 def options_for_gradient(options: dict) -> dict:
-    """The same model options with PyTorch's attention, as others lose the gradient or have none, and in one thread, this one."""
+    """The same model options with PyTorch's attention, as others lose the gradient or have none, and in one thread,
+    this one.
+    """
     options = {key: value for key, value in options.items() if key != "multigpu_clones"}
     own = {**options.get("transformer_options", {}), "optimized_attention_override": _pytorch_attention}
     return {**options, "transformer_options": own}
@@ -79,7 +84,8 @@ def _pytorch_attention(function, *args, **kwargs):
 
 
 def resident(patcher: ModelPatcher, what: str) -> ModelPatcher:
-    """A patcher whose weights stay on the device while autograd needs them, for one that dynamic VRAM may page out at any time.
+    """A patcher whose weights stay on the device while autograd needs them, for one that dynamic VRAM may page out at
+    any time.
 
     ValueError when its loader cannot load it a second time.
     """
@@ -87,30 +93,36 @@ def resident(patcher: ModelPatcher, what: str) -> ModelPatcher:
         return patcher
     if patcher.cached_patcher_init is None:
         raise ValueError(
-            f"The loader of this {what} cannot load it for gradients under dynamic VRAM; use ComfyUI's own loader node, "
-            "or start ComfyUI with --disable-dynamic-vram."
+            f"The loader of this {what} cannot load it for gradients under dynamic VRAM; use ComfyUI's own loader "
+            "node, or start ComfyUI with --disable-dynamic-vram."
         )
     return patcher.get_non_dynamic_delegate()
 
 
 def refuse_without_residence(models: Iterable[ModelPatcher], instead: str) -> None:
-    """ValueError when weights of `models`, which are loaded, can leave the device between the forward and the backward pass."""
+    """ValueError when weights of `models`, which are loaded, can leave the device between the forward and the backward
+    pass.
+    """
     for patcher in models:
         name = type(patcher.model).__name__
         if patcher.is_dynamic():
-            raise ValueError(f"No gradient through {name}: dynamic VRAM may page its weights out in the middle of it. {instead}")
+            raise ValueError(
+                f"No gradient through {name}: dynamic VRAM may page its weights out in the middle of it. {instead}"
+            )
         if patcher.model.model_lowvram:
             raise ValueError(f"No gradient through {name}: it does not fit into VRAM as a whole. {instead}")
 
 
 def refuse_through(run, instead: str) -> None:
     """ValueError, with the reason, where a gradient through the models of `run` could not be right."""
-    models = [run.model_patcher, *(evaluator.patcher for evaluator in run.evaluators.values())]
-    refuse_without_residence(models, instead)
-    for patcher in models:
+    refuse_without_residence(run.models, instead)
+    for patcher in run.models:
         name = type(patcher.model).__name__
         if patcher.hook_patches:
-            raise ValueError(f"No gradient through {name}: hooks on the conditioning change its weights between the prompts. {instead}")
+            raise ValueError(
+                f"No gradient through {name}: hooks on the conditioning change its weights between the prompts. "
+                f"{instead}"
+            )
         # A quantised weight is a tensor of a class of its own, whose products need not have a backward.
         if any(type(weight) not in (torch.Tensor, torch.nn.Parameter) for weight in patcher.model.parameters()):
             raise ValueError(f"No gradient through {name}: its weights are quantised. {instead}")

@@ -5,7 +5,6 @@
 """
 
 import asyncio
-import importlib.util
 import os
 import sys
 import tempfile
@@ -21,7 +20,9 @@ def _start_host() -> tempfile.TemporaryDirectory:
     """Put ComfyUI first on the path, on the CPU, with its user folders in a throw-away place; returns that place."""
     comfyui = os.environ.get("COMFYUI_PATH")
     if not comfyui or not (Path(comfyui) / "comfy").is_dir():
-        raise pytest.UsageError("the host layer needs ComfyUI: run `python dev.py test host`, or set COMFYUI_PATH to its folder")
+        raise pytest.UsageError(
+            "the host layer needs ComfyUI: run `python dev.py test host`, or set COMFYUI_PATH to its folder"
+        )
     sys.path.insert(0, comfyui)
     from comfy.cli_args import args
 
@@ -33,17 +34,8 @@ def _start_host() -> tempfile.TemporaryDirectory:
     return base
 
 
-def _load_pack():
-    spec = importlib.util.spec_from_file_location("guidance_lab", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    pack = importlib.util.module_from_spec(spec)
-    sys.modules["guidance_lab"] = pack
-    spec.loader.exec_module(pack)
-    return pack
-
-
 # At import, not in a fixture: test modules of this layer import `comfy` and `guidance_lab` at their top.
 _BASE = _start_host()
-_PACK = _load_pack()
 
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
@@ -55,7 +47,9 @@ import tiny_checkpoint  # noqa: E402
 @pytest.fixture(scope="session")
 def guidance_lab():
     """The loaded pack; its nodes are in `guidance_lab.nodes`."""
-    return _PACK
+    import guidance_lab
+
+    return guidance_lab
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +102,10 @@ def _unloaded():
     """After every test no model is loaded, so no patch of one test is left in the module that the next one shares."""
     yield
     # A model that is garbage collected while the host unloads others would shift the indices of the host's loop.
-    alive = [(loaded.model, loaded.real_model and loaded.real_model()) for loaded in comfy.model_management.current_loaded_models]
+    alive = [
+        (loaded.model, loaded.real_model and loaded.real_model())
+        for loaded in comfy.model_management.current_loaded_models
+    ]
     comfy.model_management.unload_all_models()
     del alive
 
@@ -127,7 +124,9 @@ def tiny_model_b(_tiny_base_b):
 
 @pytest.fixture
 def sd15_model(_sd15_base):
-    """A fresh MODEL with the block numbering of SD1.5 and its 16 cross-attention layers (111.5 M parameters, slower)."""
+    """A fresh MODEL with the block numbering of SD1.5 and its 16 cross-attention layers (111.5 M parameters,
+    slower).
+    """
     return _sd15_base.clone()
 
 
@@ -151,10 +150,15 @@ def cond():
 
 
 @pytest.fixture
-def latent():
-    """`latent(batch=1, h=8, w=8, seed=None)` → LATENT of 4 channels in latent pixels; empty (zeros) without a seed."""
+def latent(request):
+    """`latent(batch=1, h=8, w=8, seed=None)` → LATENT of 4 channels in latent pixels; empty (zeros) without a seed.
 
-    def make(batch: int = 1, h: int = 8, w: int = 8, seed: int | None = None):
+    A file whose tests do not depend on the size says `pytestmark = pytest.mark.side(4)`: a step costs a quarter.
+    """
+    marker = request.node.get_closest_marker("side")
+    side = marker.args[0] if marker else 8
+
+    def make(batch: int = 1, h: int = side, w: int = side, seed: int | None = None):
         if seed is None:
             return {"samples": torch.zeros(batch, 4, h, w)}
         return {"samples": torch.randn(batch, 4, h, w, generator=torch.Generator().manual_seed(seed))}
@@ -166,7 +170,19 @@ def latent():
 def sample():
     """`sample(model, positive, negative, latent, …)` → the latent tensor that the KSampler node gives."""
 
-    def run(model, positive, negative, latent, sampler_name="euler", steps=4, cfg=4.0, seed=0, scheduler="normal", denoise=1.0, **options):
+    def run(
+        model,
+        positive,
+        negative,
+        latent,
+        sampler_name="euler",
+        steps=4,
+        cfg=4.0,
+        seed=0,
+        scheduler="normal",
+        denoise=1.0,
+        **options,
+    ):
         with torch.inference_mode():
             out = comfy_nodes.common_ksampler(
                 model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent, denoise=denoise, **options

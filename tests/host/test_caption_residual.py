@@ -1,4 +1,6 @@
-"""Caption residual guidance in real sampling equals its formula done by hand; counts of captions, encodings and model calls."""
+"""Caption residual guidance in real sampling equals its formula done by hand; counts of captions, encodings and model
+calls.
+"""
 
 import math
 from functools import partial
@@ -35,7 +37,13 @@ def sample(sample):
 @pytest.mark.parametrize("cfg", [4.0, 1.0])
 def test_it_is_the_formula(shapes, guided, conds, latent, sample, cfg):
     model, clip = shapes[:2]
-    hand = ByHand(model, *conds, cfg, 1.5, {1: encoded(clip, SAYS), 2: encoded(clip, "a red ball on white"), 3: encoded(clip, SAYS)})
+    hand = ByHand(
+        model,
+        *conds,
+        cfg,
+        1.5,
+        {1: encoded(clip, SAYS), 2: encoded(clip, "a red ball on white"), 3: encoded(clip, SAYS)},
+    )
     captioner = ChosenWords(SAYS, "a red ball on white", SAYS)
     result = sample(guided(captioner), *conds, latent(seed=3), cfg=cfg)
     assert torch.equal(result, run_guider(hand, latent(seed=3), steps=STEPS))
@@ -51,7 +59,9 @@ def test_every_picture_of_a_batch_has_its_own_caption(shapes, guided, conds, lat
 
 
 def singles(shapes, guided, conds, latent, sample, says):
-    """A batch of two beside two pictures drawn alone from the same noise: KSampler draws noise for a batch row by row."""
+    """A batch of two beside two pictures drawn alone from the same noise: KSampler draws noise for a batch row by
+    row.
+    """
     start = latent(batch=2, seed=3)
     batch = sample(guided(ChosenWords(says)), *conds, start)
     first = sample(guided(ChosenWords(says[0])), *conds, {"samples": start["samples"][:1]})
@@ -115,10 +125,14 @@ def test_it_is_linear_in_the_scale(guided, conds):
         guider = CFGGuider.execute(guided(ChosenWords(SAYS), scale=scale), *conds, 4.0)[0]
         return run_guider(guider, {"samples": torch.zeros(1, 4, 8, 8)}, sigmas=torch.tensor([14.0, 4.0, 0.0]))
 
-    term = result(1.0) - result(0.0)
+    one = result(1.0)
+    term = result(2.0) - one
     assert term.norm() > 1
-    for scale in (0.5, 2.0, 7.0):
-        assert torch.allclose(result(scale) - result(0.0), scale * term, atol=1e-4)
+    for scale in (0.0, 0.5, 4.0, 7.0):
+        # Float32 rounds by the size of what is computed. (At 0 the network runs on two rows instead of three, and so
+        # rounds otherwise.)
+        guided_at = result(scale)
+        assert (guided_at - one - (scale - 1) * term).norm() <= 1e-6 * guided_at.norm()
 
 
 def test_the_captioner_sees_the_estimate(shapes, guided, conds, latent, sample):
@@ -136,7 +150,9 @@ def test_the_captioner_sees_the_estimate(shapes, guided, conds, latent, sample):
         assert torch.allclose(shown.clamp(0, 1), decoded, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "uni_pc", "euler_cfg_pp", "ddim"])
+@pytest.mark.parametrize(
+    "sampler_name", ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "uni_pc", "euler_cfg_pp", "ddim"]
+)
 def test_samplers(shapes, guided, conds, latent, sample, sampler_name):
     result = sample(guided(ChosenWords(SAYS), every=2), *conds, latent(seed=3), sampler_name, cfg=2.0)
     assert torch.isfinite(result).all()
@@ -184,7 +200,9 @@ def test_attention_patches_see_a_caption_as_a_positive(shapes, guided, conds, la
 
 
 def test_a_model_whose_calls_go_another_way_gets_a_call_of_its_own(shapes, guided, conds, latent, sample):
-    """A `sampler_calc_cond_batch_function` that predicts the two conds it was given one by one, past the host's wrappers."""
+    """A `sampler_calc_cond_batch_function` that predicts the two conds it was given one by one, past the host's
+    wrappers.
+    """
     model = shapes[0].clone()
 
     def one_by_one(args):
@@ -206,7 +224,9 @@ def test_it_adds_to_other_guidances(shapes, guided, conds, latent, sample, run_n
     ag_last = pair(run_node, guided(ChosenWords(SAYS)), small)
     assert torch.allclose(sample(ag_first, *conds, latent(seed=3)), sample(ag_last, *conds, latent(seed=3)), atol=1e-3)
     twice = guided(ChosenWords(SAYS), model=guided(ChosenWords(SAYS), scale=0.5), scale=1.0)
-    assert torch.allclose(sample(twice, *conds, latent(seed=3)), sample(guided(ChosenWords(SAYS)), *conds, latent(seed=3)), atol=1e-4)
+    assert torch.allclose(
+        sample(twice, *conds, latent(seed=3)), sample(guided(ChosenWords(SAYS)), *conds, latent(seed=3)), atol=1e-4
+    )
 
 
 def test_nothing_is_loaded_or_unloaded_in_mid_run(shapes, guided, conds, latent, sample):

@@ -15,7 +15,7 @@ import torch
 from caption_tools import NEGATIVE, PROMPT, SAYS, STEPS, ByHand, ChosenWords, encoded
 from pair_tools import run_guider, with_lora
 
-from guidance_lab.nodes import caption_guidance
+from guidance_lab.nodes.captions import caption_guidance
 from guidance_lab.nodes.host.decode import make_decoder
 
 DECODED = {"decoder": "latent_rgb"}
@@ -38,7 +38,8 @@ def values(conditioning, **options):
 
 @pytest.fixture
 def check(shapes, guided, latent, sample):
-    """Asserts that a positive of these parts, (text, options) …, gives the formula with the same parts in the caption's words.
+    """Asserts that a positive of these parts, (text, options) …, gives the formula with the same parts in the caption's
+    words.
 
     matters: and something else than the caption's words without the options.
     """
@@ -91,7 +92,9 @@ def control(shapes):
             for k, v in shapes[0].model.model_config.unet_config.items()
             if k not in ("out_channels", "transformer_depth_output", "num_head_channels")
         }
-        network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, num_head_channels=16, operations=comfy.ops.disable_weight_init)
+        network = comfy.cldm.cldm.ControlNet(
+            **config, hint_channels=3, num_head_channels=16, operations=comfy.ops.disable_weight_init
+        )
         for parameter in network.parameters():
             parameter.data = 0.05 * torch.randn(parameter.shape)
         control = comfy.controlnet.ControlNet(network.eval(), load_device=torch.device("cpu"), manual_cast_dtype=None)
@@ -103,7 +106,21 @@ def test_controlnet(check, control):
     pre_run = control.pre_run
     control.pre_run = lambda *args: starts.append(1) or pre_run(*args)
     check((PROMPT, {"control": control}))
-    assert len(starts) == 1 + 2 + 1  # by the host alone: in the guided run, by hand for two conds, and by hand for the one that has it
+    assert (
+        len(starts) == 1 + 2 + 1
+    )  # by the host alone: in the guided run, by hand for two conds, and by hand for the one that has it
+
+
+def test_every_caption_is_a_cond_of_its_own_for_those_that_remember_conds(shapes, guided, sample, latent):
+    """Caches of other packs know a cond by its uuid: a new caption must not be taken for an old one or the prompt."""
+    model, clip = shapes[0].clone(), shapes[1]
+    seen = []
+    model.set_model_attn2_patch(lambda q, k, v, extra: (seen.append(tuple(extra["uuids"])), (q, k, v))[1])
+    words = ChosenWords(SAYS, "a blue car on gray", "a red ball on white")
+    sample(guided(words, model=model), encoded(clip, PROMPT), encoded(clip, NEGATIVE), latent(seed=3))
+    calls = list(dict.fromkeys(seen))
+    assert [len(set(uuids)) for uuids in calls] == [2, 3, 3, 3]
+    assert len({uuid for uuids in calls for uuid in uuids}) == 2 + 3
 
 
 def test_hooks_of_the_positive_change_the_caption_too(shapes, guided, sample, latent):
@@ -124,7 +141,9 @@ def test_hooks_of_the_positive_change_the_caption_too(shapes, guided, sample, la
 
 
 def test_inpainting(shapes, guided, sample, latent):
-    """The captioner sees the given picture around the mask; outside the mask nothing changes; a batch keeps its rows."""
+    """The captioner sees the given picture around the mask; outside the mask nothing changes; a batch keeps its
+    rows.
+    """
     start = latent(batch=2, seed=3)
     start["noise_mask"] = torch.zeros(1, 1, 64, 64)
     start["noise_mask"][..., :32] = 1.0
@@ -141,8 +160,12 @@ def test_inpainting(shapes, guided, sample, latent):
 
 
 def test_sizes_of_sdxl_stay_with_the_caption(run_node, shapes, latent, sample):
-    """Width, height and crop of the positive go into SDXL's vector; the caption has its own pooled text in the same vector."""
-    model = tiny_networks.build("SDXL", config={**tiny_networks.SDXL, "context_dim": 128, "adm_in_channels": 128 + 1536})
+    """Width, height and crop of the positive go into SDXL's vector; the caption has its own pooled text in the same
+    vector.
+    """
+    model = tiny_networks.build(
+        "SDXL", config={**tiny_networks.SDXL, "context_dim": 128, "adm_in_channels": 128 + 1536}
+    )
     clip, sizes = shapes[1], {"width": 832, "height": 1216, "crop_w": 8, "target_width": 640}
     positive, negative, says = encoded(clip, PROMPT, **sizes), encoded(clip, NEGATIVE), encoded(clip, SAYS, **sizes)
     guide = caption_tools.guided(run_node, shapes, ChosenWords(SAYS), model=model)
@@ -178,7 +201,8 @@ def test_captions_are_shown_on_the_node(shapes, guided, sample, latent, monkeypa
 def test_an_empty_clip_is_refused(run_node, shapes):
     with pytest.raises(ValueError, match="got an empty CLIP"):
         run_node(
-            "GuidanceLab_CaptionResidualGuidance", model=shapes[0], clip=None, captioner=ChosenWords(SAYS), decoder=DECODED, scale=1.0,
+            "GuidanceLab_CaptionResidualGuidance", model=shapes[0], clip=None, captioner=ChosenWords(SAYS),
+            decoder=DECODED, scale=1.0,
             every=1, start_percent=0.0, end_percent=1.0,
         )  # fmt: skip
 

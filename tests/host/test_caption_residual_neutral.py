@@ -36,13 +36,17 @@ def test_a_caption_that_says_the_prompt_is_cfg_exactly(shapes, guided, conds, la
     captioner, counter = ChosenWords(says), CallCounter(shapes[0])
     stock = sample(counter.model, *conds, latent(batch=2, seed=3), sampler_name)
     calls = counter.calls
-    assert torch.equal(sample(guided(captioner, model=counter.model), *conds, latent(batch=2, seed=3), sampler_name), stock)
+    assert torch.equal(
+        sample(guided(captioner, model=counter.model), *conds, latent(batch=2, seed=3), sampler_name), stock
+    )
     assert len(captioner.shown) >= STEPS - 1
     assert counter.calls == 2 * calls and set(counter.rows) == {2 * 2}
 
 
 def test_the_prompt_as_text_finds_the_same_words_in_other_letters(shapes, guided, conds, latent, sample):
-    """The weight of a word is not in a caption, so the encoded texts differ: only the text says that both are the prompt."""
+    """The weight of a word is not in a caption, so the encoded texts differ: only the text says that both are the
+    prompt.
+    """
     positive = encoded(shapes[1], "a (red:1.3) cube on white"), conds[1]
     stock = sample(shapes[0], *positive, latent(seed=3))
     assert not torch.equal(sample(guided(ChosenWords(PROMPT)), *positive, latent(seed=3)), stock)
@@ -52,7 +56,9 @@ def test_the_prompt_as_text_finds_the_same_words_in_other_letters(shapes, guided
 
 def test_a_positive_without_a_pooled_text_is_the_prompt_too(shapes, guided, conds, latent, sample):
     bare = [[conds[0][0][0], {}]], conds[1]
-    assert torch.equal(sample(guided(ChosenWords(PROMPT)), *bare, latent(seed=3)), sample(shapes[0], *bare, latent(seed=3)))
+    assert torch.equal(
+        sample(guided(ChosenWords(PROMPT)), *bare, latent(seed=3)), sample(shapes[0], *bare, latent(seed=3))
+    )
 
 
 def test_a_batch_of_prompts_is_compared_row_by_row(shapes, guided, conds, latent, sample):
@@ -60,7 +66,9 @@ def test_a_batch_of_prompts_is_compared_row_by_row(shapes, guided, conds, latent
     positive = caption_tools.together(shapes[1], says)
     counter = CallCounter(shapes[0])
     stock = sample(counter.model, positive, conds[1], latent(batch=2, seed=3))
-    assert torch.equal(sample(guided(ChosenWords(says), model=counter.model), positive, conds[1], latent(batch=2, seed=3)), stock)
+    assert torch.equal(
+        sample(guided(ChosenWords(says), model=counter.model), positive, conds[1], latent(batch=2, seed=3)), stock
+    )
     assert set(counter.rows) == {4}  # not even asked for: D_b of the same words would be D_c, too
     assert not torch.equal(sample(guided(ChosenWords(says[::-1])), positive, conds[1], latent(batch=2, seed=3)), stock)
 
@@ -142,7 +150,9 @@ def test_an_error_in_mid_run_leaves_the_host_clean(shapes, guided, conds, latent
 
     model.add_wrapper_with_key("apply_model", "fail", fail)
     with pytest.raises(error):
-        sample(guided(_Failing(error) if where == "captioner" else ChosenWords(SAYS), model=model), *conds, latent(seed=3))
+        sample(
+            guided(_Failing(error) if where == "captioner" else ChosenWords(SAYS), model=model), *conds, latent(seed=3)
+        )
     assert shapes[0].model.current_patcher is None
     assert "load_model" not in vars(shapes[1])
     assert torch.equal(sample(shapes[0], *conds, latent(seed=3)), stock)

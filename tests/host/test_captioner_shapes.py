@@ -6,8 +6,8 @@ import pytest
 import torch
 from caption_tools import encoded, guided
 
-from demo.render import render
-from demo.world import random_scene
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import random_scene
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def test_making_the_node_draws_no_random_number(pack_nodes):
 def test_it_guides(run_node, shapes, sample, latent):
     """A picture that comes out wrong under CFG is described, and the description acts."""
     positive, negative = encoded(shapes[1], "a green star left of a red cube on white"), encoded(shapes[1], "")
-    model = guided(run_node, shapes, shapes[6], decoder={"decoder": "vae", "vae": shapes[2]}, scale=3.0, start_percent=0.1)
+    model = guided(
+        run_node, shapes, shapes[6], decoder={"decoder": "vae", "vae": shapes[2]}, scale=3.0, start_percent=0.1
+    )
     result = sample(model, positive, negative, latent(batch=4), steps=8, cfg=1.0)
     assert torch.isfinite(result).all()
     assert not torch.equal(result, sample(shapes[0], positive, negative, latent(batch=4), steps=8, cfg=1.0))

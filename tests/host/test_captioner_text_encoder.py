@@ -1,4 +1,6 @@
-"""Captioner Loader with a text encoder of ComfyUI that sees and writes: its own Qwen3-VL class at a size of a few million weights."""
+"""Captioner Loader with a text encoder of ComfyUI that sees and writes: its own Qwen3-VL class at a size of a few
+million weights.
+"""
 
 import comfy.model_management
 import comfy.sd
@@ -8,7 +10,13 @@ import pytest
 import torch
 from comfy_extras.nodes_textgen import TextGenerate
 
-SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 QUESTION = "What is this?"
 
 
@@ -52,7 +60,9 @@ def test_it_says_what_comfyuis_own_node_says(run_node, seeing):
     assert captions == [captioner.caption(image[None])[0] for image in images]
     with torch.inference_mode():
         for image, caption in zip(images, captions, strict=True):
-            own = TextGenerate.execute(seeing, QUESTION, 5, {"sampling_mode": "off"}, image=image[None].movedim(1, -1))[0]
+            own = TextGenerate.execute(seeing, QUESTION, 5, {"sampling_mode": "off"}, image=image[None].movedim(1, -1))[
+                0
+            ]
             assert " ".join(own.split()) == caption
 
 

@@ -9,6 +9,7 @@ from clip_tools import RGB, ConstantScorer, LinearScorer, TinyCLIP, guide, one_e
 
 from guidance_lab.guidance.crops import whole_view
 from guidance_lab.nodes.host.decode import make_decoder
+from guidance_lab.nodes.host.models import models_loaded_with
 
 SAMPLERS = ["euler", "heun", "dpmpp_2m", "dpmpp_sde", "euler_ancestral", "uni_pc", "euler_cfg_pp"]
 GRADIENTS = pytest.mark.parametrize("gradient", ["x0", "through model"])
@@ -40,7 +41,7 @@ def test_zero_strength_is_stock_and_loads_nothing(model, prompts, sample, run_no
     stock = sample(model, *prompts, start(), sampler_name, steps=3)
     guided = guide(run_node, model, scorer, strength=0.0)
     assert torch.equal(sample(guided, *prompts, start(), sampler_name, steps=3), stock)
-    assert scorer.calls == 0 and not guided.get_nested_additional_models()
+    assert scorer.calls == 0 and not models_loaded_with(guided)
     assert not torch.equal(sample(guide(run_node, model, scorer), *prompts, start(), sampler_name, steps=3), stock)
 
 
@@ -68,11 +69,15 @@ def test_the_score_follows_the_sign(model, prompts, sample, run_node, gradient, 
 
 @GRADIENTS
 def test_strength_is_the_size_of_the_shift(model, prompts, sample, run_node, gradient):
-    """In VP the eps prediction moves by strength * sqrt(1 - abar): x0 by strength * (1 - abar)/sqrt(abar), each picture for itself."""
+    """In VP the eps prediction moves by strength * sqrt(1 - abar): x0 by strength * (1 - abar)/sqrt(abar), each picture
+    for itself.
+    """
     guided, watch = watched(guide(run_node, model, TinyCLIP(), strength=0.7, gradient=gradient))
     sample(guided, *prompts, start(batch=2), steps=9)
     assert len(watch.shifts) == 9
-    for step, shift in list(zip(watch.steps, watch.shifts, strict=True))[4:]:  # the first steps are so long that they are capped
+    for step, shift in list(zip(watch.steps, watch.shifts, strict=True))[
+        4:
+    ]:  # the first steps are so long that they are capped
         abar = 1 / (1 + step.sigma_value**2)
         rms = shift.square().mean((1, 2, 3)).sqrt()
         assert rms == pytest.approx([0.7 * (1 - abar) / math.sqrt(abar)] * 2, rel=1e-5)
@@ -131,7 +136,9 @@ def test_a_mask_is_respected_and_the_size_is_taken_inside(model, prompts, sample
     for step, shift in list(zip(watch.steps, watch.shifts, strict=True))[4:]:
         assert (shift[~inside] == 0).all()
         abar = 1 / (1 + step.sigma_value**2)
-        assert shift[inside].square().mean().sqrt().item() == pytest.approx(0.5 * (1 - abar) / math.sqrt(abar), rel=1e-5)
+        assert shift[inside].square().mean().sqrt().item() == pytest.approx(
+            0.5 * (1 - abar) / math.sqrt(abar), rel=1e-5
+        )
     assert torch.allclose(out[~inside], given["samples"][~inside], atol=1e-4)
 
 
@@ -140,9 +147,9 @@ def test_the_scorer_sees_the_given_picture_around_the_mask(model, prompts, sampl
     seen = []
 
     class Seeing(LinearScorer):
-        def score(self, view, moment):
+        def score(self, view, step):
             seen.append(view.detach().clone())
-            return super().score(view, moment)
+            return super().score(view, step)
 
     mask = torch.zeros(1, 8, 8)
     mask[:, 2:6, 1:8] = 1
@@ -160,7 +167,8 @@ def test_a_useless_gradient_is_no_shift(model, prompts, sample, run_node, gradie
     guided = guide(run_node, model, ConstantScorer(value), gradient=gradient)
     out = sample(guided, *prompts, start())
     stock = sample(model, *prompts, start())
-    # Through the model the evaluation is made with PyTorch's attention, which rounds otherwise than the host's on a CPU.
+    # Through the model the evaluation is made with PyTorch's attention, which rounds otherwise than the host's on a
+    # CPU.
     assert torch.equal(out, stock) if gradient == "x0" else (out - stock).abs().max() < 1e-3 * stock.abs().max()
     assert caplog.text.count("not a number") == (0 if value == 0 else 1)
 

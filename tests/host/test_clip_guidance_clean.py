@@ -1,4 +1,6 @@
-"""Nothing stays behind and nothing else changes: weights, flags, random state, the samplers' tensors, memory estimates."""
+"""Nothing stays behind and nothing else changes: weights, flags, random state, the samplers' tensors, memory
+estimates.
+"""
 
 import comfy.model_management
 import comfy.samplers
@@ -38,8 +40,16 @@ START = {"samples": torch.zeros(1, 4, 8, 8)}
 
 def state_of(*patchers):
     """The very objects that a module has for weights, and their numbers; the host's flag; the global random state."""
-    weights = [(id(p), p.clone()) for patcher in patchers for p in [*patcher.model.parameters(), *patcher.model.buffers()]]
-    return weights, comfy.model_management.in_training, torch.get_rng_state(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    weights = [
+        (id(p), p.clone()) for patcher in patchers for p in [*patcher.model.parameters(), *patcher.model.buffers()]
+    ]
+    return (
+        weights,
+        comfy.model_management.in_training,
+        torch.get_rng_state(),
+        torch.is_inference_mode_enabled(),
+        torch.is_grad_enabled(),
+    )
 
 
 def unchanged(before, after):
@@ -49,13 +59,19 @@ def unchanged(before, after):
 
 @GRADIENTS
 def test_weights_made_in_inference_mode_and_outside_give_the_same(prompts, sample, run_node, gradient):
-    """Nodes run in inference mode, and so do loaders; a weight made there must not be saved for a backward pass, and is not."""
+    """Nodes run in inference mode, and so do loaders; a weight made there must not be saved for a backward pass, and is
+    not.
+    """
     outs = []
     for inference in (True, False):
         model, scorer = build(inference), TinyCLIP(inference)
-        assert all(p.is_inference() == inference for p in [*model.model.parameters(), *scorer.models[0].model.parameters()])
+        assert all(
+            p.is_inference() == inference for p in [*model.model.parameters(), *scorer.models[0].model.parameters()]
+        )
         outs.append(sample(guide(run_node, model, scorer, gradient=gradient), *prompts, START, steps=3))
-        assert all(p.is_inference() == inference for p in [*model.model.parameters(), *scorer.models[0].model.parameters()])
+        assert all(
+            p.is_inference() == inference for p in [*model.model.parameters(), *scorer.models[0].model.parameters()]
+        )
     assert torch.equal(*outs)
 
 
@@ -74,7 +90,13 @@ def test_three_runs_are_one_and_stock_is_unchanged(model, prompts, sample, run_n
 @GRADIENTS
 def test_crops_leave_the_global_random_state_alone(model, prompts, sample, run_node, gradient):
     """An ancestral sampler draws on it in every step: with a shift of zero it must draw the same noise."""
-    out = sample(guide(run_node, model, ConstantScorer(0.0), gradient=gradient, crops=5), *prompts, START, "euler_ancestral", steps=3)
+    out = sample(
+        guide(run_node, model, ConstantScorer(0.0), gradient=gradient, crops=5),
+        *prompts,
+        START,
+        "euler_ancestral",
+        steps=3,
+    )
     drawn = torch.get_rng_state()
     stock = sample(model, *prompts, START, "euler_ancestral", steps=3)
     assert torch.equal(drawn, torch.get_rng_state())
@@ -83,7 +105,9 @@ def test_crops_leave_the_global_random_state_alone(model, prompts, sample, run_n
 
 def test_the_seed_of_the_crops_decides_them(model, prompts, sample, run_node):
     def run(**settings):
-        return sample(guide(run_node, model, TinyCLIP(), crops=2, whole_view=False, **settings), *prompts, START, steps=2)
+        return sample(
+            guide(run_node, model, TinyCLIP(), crops=2, whole_view=False, **settings), *prompts, START, steps=2
+        )
 
     assert torch.equal(run(seed=4), run(seed=4)) and not torch.equal(run(seed=4), run(seed=5))
 
@@ -93,7 +117,9 @@ class _Stop(Exception):
 
 
 @GRADIENTS
-@pytest.mark.parametrize(("where", "error"), [("scorer", _Stop), ("model", _Stop), ("scorer", InterruptProcessingException)])
+@pytest.mark.parametrize(
+    ("where", "error"), [("scorer", _Stop), ("model", _Stop), ("scorer", InterruptProcessingException)]
+)
 def test_an_error_in_mid_run_leaves_the_host_clean(model, prompts, sample, run_node, gradient, where, error):
     failing, calls = model.clone(), []
 
@@ -103,12 +129,14 @@ def test_an_error_in_mid_run_leaves_the_host_clean(model, prompts, sample, run_n
             raise error("on purpose")
 
     class Failing(TinyCLIP):
-        def score(self, view, moment):
+        def score(self, view, step):
             fail()
-            return super().score(view, moment)
+            return super().score(view, step)
 
     if where == "model":
-        failing.add_wrapper_with_key("apply_model", "fail", lambda executor, *args, **kwargs: (fail(), executor(*args, **kwargs))[1])
+        failing.add_wrapper_with_key(
+            "apply_model", "fail", lambda executor, *args, **kwargs: (fail(), executor(*args, **kwargs))[1]
+        )
     scorer = Failing(True) if where == "scorer" else TinyCLIP(True)
     stock = sample(model, *prompts, START, steps=3)
     good = sample(guide(run_node, model, TinyCLIP(True), gradient=gradient), *prompts, START, steps=3)
@@ -117,7 +145,9 @@ def test_an_error_in_mid_run_leaves_the_host_clean(model, prompts, sample, run_n
         sample(guide(run_node, failing, scorer, gradient=gradient), *prompts, START, steps=3)
     assert unchanged(before, state_of(model, *scorer.models))
     assert torch.equal(sample(model, *prompts, START, steps=3), stock)
-    assert torch.equal(sample(guide(run_node, model, TinyCLIP(True), gradient=gradient), *prompts, START, steps=3), good)
+    assert torch.equal(
+        sample(guide(run_node, model, TinyCLIP(True), gradient=gradient), *prompts, START, steps=3), good
+    )
 
 
 @GRADIENTS
@@ -142,13 +172,17 @@ def test_samplers_get_tensors_without_a_graph(model, prompts, run_node, gradient
     guider.set_cfg(cfg)
     with torch.inference_mode():
         sampler = comfy.samplers.KSAMPLER(sampler_function)
-        guider.sample(torch.randn(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), sampler, torch.tensor([3.0, 0.0]), disable_pbar=True)
+        guider.sample(
+            torch.randn(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), sampler, torch.tensor([3.0, 0.0]), disable_pbar=True
+        )
     for name in ("out", "uncond_denoised", "cond_denoised"):
         assert not seen[name].requires_grad and seen[name].grad_fn is None, name
 
 
 @GRADIENTS
-def test_everything_is_loaded_in_one_call_and_nothing_in_mid_run(model, prompts, sample, run_node, monkeypatch, gradient):
+def test_everything_is_loaded_in_one_call_and_nothing_in_mid_run(
+    model, prompts, sample, run_node, monkeypatch, gradient
+):
     vae, scorer = kl_vae(), TinyCLIP(True)
     guided = guide(run_node, model, scorer, gradient=gradient, decoder={"decoder": "vae_crop", "vae": vae})
     load, loads = comfy.model_management.load_models_gpu, []
@@ -178,7 +212,9 @@ def test_the_memory_of_the_gradient_is_asked_for(model, prompts, sample, run_nod
 
 
 def test_through_model_differentiates_the_guide_of_autoguidance_too(prompts, run_node):
-    """D = CFG + (w - 1)(C - B): the gradient goes back through C, U and B, and the pair's own evaluation is made once."""
+    """D = CFG + (w - 1)(C - B): the gradient goes back through C, U and B, and the pair's own evaluation is made
+    once.
+    """
     main, guide_counter = build(), CallCounter(build(seed=1))
     plain = pair(run_node, main, guide_counter.model, 1.7)
     x = 3.0 * tiny_networks.noisy(main, batch=1, height=8, width=8)
@@ -191,7 +227,11 @@ def test_through_model_differentiates_the_guide_of_autoguidance_too(prompts, run
     scorer, decoder = QuadraticScorer(side=8), make_decoder(RGB, main)
 
     def score(at):
-        return scorer.score(whole_view(decoder.decode(one_evaluation(plain, at, 3.0, *prompts, cfg=3.0)), 8), None).double().item()
+        return (
+            scorer.score(whole_view(decoder.decode(one_evaluation(plain, at, 3.0, *prompts, cfg=3.0)), 8), None)
+            .double()
+            .item()
+        )
 
     unguided = one_evaluation(plain, x, 3.0, *prompts, cfg=3.0)
     for order in ("before", "after"):

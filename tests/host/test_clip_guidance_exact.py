@@ -1,4 +1,6 @@
-"""CLIP guidance against closed forms: a Gaussian world in every parameterisation, and diffusers' formula in its own frame."""
+"""CLIP guidance against closed forms: a Gaussian world in every parameterization, and diffusers' formula in its own
+frame.
+"""
 
 import comfy.model_base
 import comfy.samplers
@@ -12,7 +14,11 @@ from guidance_lab.nodes.host.decode import make_decoder
 
 SIDE = 4
 SIZE = 3 * SIDE * SIDE
-KINDS = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION, "flow": comfy.model_base.ModelType.FLOW}
+KINDS = {
+    "eps": comfy.model_base.ModelType.EPS,
+    "v": comfy.model_base.ModelType.V_PREDICTION,
+    "flow": comfy.model_base.ModelType.FLOW,
+}
 
 
 class GaussianNetwork(torch.nn.Module):
@@ -66,7 +72,9 @@ def test_through_the_model_is_the_denoiser_of_the_tilted_data(run_node, kind):
     model, mean, covariance = gaussian_model(kind)
     scorer, gamma, sigma = LinearScorer(SIDE, factor=0.6), 1.5, sigma_of(model)
     x = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-    tilted = GaussianNetwork(kind, mean + gamma * covariance @ scorer.pattern.flatten() / 2, covariance, None)  # 0..1 halves the slope
+    tilted = GaussianNetwork(
+        kind, mean + gamma * covariance @ scorer.pattern.flatten() / 2, covariance, None
+    )  # 0..1 halves the slope
     guided = guide(run_node, model, scorer, size="exact", strength=gamma, gradient="through model", blend="x0")
     prompt = tiny_networks.positive()
     expected = tilted.denoise(x.flatten(1), sigma).reshape(x.shape)
@@ -82,7 +90,9 @@ def test_x0_only_moves_the_estimate_along_the_reward(run_node, kind):
     scorer, gamma, sigma = LinearScorer(SIDE), 0.4, sigma_of(model)
     x = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     guided = guide(run_node, model, scorer, size="exact", strength=gamma, blend="x0")
-    moved = one_evaluation(guided, x, sigma, tiny_networks.positive()) - one_evaluation(model, x, sigma, tiny_networks.positive())
+    moved = one_evaluation(guided, x, sigma, tiny_networks.positive()) - one_evaluation(
+        model, x, sigma, tiny_networks.positive()
+    )
     assert torch.allclose(moved, gamma * scorer.pattern.expand_as(x) / 2, atol=1e-5)
 
 
@@ -104,7 +114,8 @@ def test_samples_come_from_the_tilted_distribution(run_node, sample, kind):
 
 
 class Diffusers:
-    """Cross-modal guidance as diffusers' clip_guided_stable_diffusion and PaddleNLP's upainting pipeline write it, from the formulas.
+    """Cross-modal guidance as diffusers' clip_guided_stable_diffusion and PaddleNLP's upainting pipeline write it, from
+    the formulas.
 
     VP frame, eps-prediction, DDIM with eta 0:  x0 = (x - sqrt(1 - abar) eps)/sqrt(abar);
     x_in = x0 sqrt(1 - abar) + x (1 - sqrt(1 - abar));  g = dS(decode(x_in))/dx,
@@ -138,10 +149,16 @@ class Diffusers:
 
 @pytest.mark.parametrize("size", ["exact", "clamp"])
 def test_equals_diffusers_formula_in_its_own_frame(run_node, size):
-    """Five steps of Euler in ComfyUI's frame against five DDIM steps in VP, guided through UNet and CFG, on the same weights."""
+    """Five steps of Euler in ComfyUI's frame against five DDIM steps in VP, guided through UNet and CFG, on the same
+    weights.
+    """
     model = tiny_networks.build("SD15")
     positive, negative = tiny_networks.positive(1), tiny_networks.positive(2)
-    scorer, strength, timesteps = QuadraticScorer(8, factor=0.5), 0.3 if size == "exact" else 4.0, [500, 400, 300, 200, 100]
+    scorer, strength, timesteps = (
+        QuadraticScorer(8, factor=0.5),
+        0.3 if size == "exact" else 4.0,
+        [500, 400, 300, 200, 100],
+    )
     decoder = make_decoder(RGB, model)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -150,14 +167,18 @@ def test_equals_diffusers_formula_in_its_own_frame(run_node, size):
 
     reference = Diffusers(model.model.diffusion_model, score, 3.0, strength, 0.05 if size == "clamp" else None)
     expected = reference.sample(noise, timesteps, positive[0][0], negative[0][0])
-    unguided = Diffusers(model.model.diffusion_model, score, 3.0, 0.0).sample(noise, timesteps, positive[0][0], negative[0][0])
+    unguided = Diffusers(model.model.diffusion_model, score, 3.0, 0.0).sample(
+        noise, timesteps, positive[0][0], negative[0][0]
+    )
     guided = guide(run_node, model, scorer, strength=strength, gradient="through model", size=size)
     guider = comfy.samplers.CFGGuider(guided)
     guider.set_conds(positive, negative)
     guider.set_cfg(3.0)
     sigmas = torch.cat([model.model.model_sampling.sigmas[timesteps], torch.zeros(1)])
     with torch.inference_mode():
-        out = guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)
+        out = guider.sample(
+            noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True
+        )
     out = out * model.model.latent_format.scale_factor
     assert (expected - unguided).abs().max() > 0.1 * unguided.abs().max()
     assert (out - expected).abs().max() < 2e-4 * expected.abs().max()

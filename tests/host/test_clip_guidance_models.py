@@ -1,4 +1,6 @@
-"""Gradients through the model, of every architecture that people use, against finite differences of real evaluations."""
+"""Gradients through the model, of every architecture that people use, against finite differences of real
+evaluations.
+"""
 
 import pytest
 import tiny_networks
@@ -11,7 +13,8 @@ from guidance_lab.guidance.frames import flow, ve
 from guidance_lab.nodes.host.decode import make_decoder
 
 LUMINA = dict(
-    image_model="lumina2", patch_size=2, in_channels=16, dim=72, n_layers=2, n_refiner_layers=1, n_heads=3, n_kv_heads=3, qk_norm=True,
+    image_model="lumina2", patch_size=2, in_channels=16, dim=72, n_layers=2, n_refiner_layers=1, n_heads=3,
+    n_kv_heads=3, qk_norm=True,
     cap_feat_dim=24, axes_dims=[8, 8, 8], axes_lens=[30, 32, 32], rope_theta=10000.0, ffn_dim_multiplier=4.0,
 )  # fmt: skip
 # name -> sigma in the middle of its own schedule
@@ -44,7 +47,7 @@ def test_through_the_model_agrees_with_finite_differences(run_node, name, blende
     guided = guide(run_node, model, scorer, size="exact", strength=1.0, gradient="through model", blend=blended)
     unguided = one_evaluation(model, x, sigma, *conds, cfg=cfg)
     shift = one_evaluation(guided, x, sigma, *conds, cfg=cfg) - unguided
-    gradient = shift * level.signal / level.noise**2
+    gradient = shift * level.alpha / level.sigma**2
     step = 1e-2
     difference = (score(x + step * direction) - score(x - step * direction)) / (2 * step)
     assert abs(difference) > 1e-3

@@ -1,4 +1,6 @@
-"""What CLIP guidance cannot do it says in one sentence, before or at the start of sampling; and scorers of noisy pictures."""
+"""What CLIP guidance cannot do it says in one sentence, before or at the start of sampling; and scorers of noisy
+pictures.
+"""
 
 import math
 
@@ -12,8 +14,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from pair_tools import with_lora
 
+from guidance_lab.nodes.clip_guidance.objective import Objective
 from guidance_lab.nodes.host.gradient import resident
-from guidance_lab.nodes.objective import Objective
 
 START = {"samples": torch.zeros(1, 4, 8, 8)}
 PROMPTS = tiny_networks.positive(1), tiny_networks.positive(2)
@@ -74,7 +76,9 @@ def test_two_through_the_model_are_refused_and_one_beside_an_x0_is_not(model, sa
 
 def test_hooks_on_the_prompt(model, sample, run_node):
     hooks = comfy.hooks.create_hook_lora({}, 1.0, 1.0)
-    hooks.hooks[0].weights = {key: ("diff", (value.clone(),)) for key, value in model.model.state_dict().items() if "to_k" in key}
+    hooks.hooks[0].weights = {
+        key: ("diff", (value.clone(),)) for key, value in model.model.state_dict().items() if "to_k" in key
+    }
     hooks.hooks[0].need_weight_init = False
     hooked = comfy.hooks.set_hooks_for_conditioning(PROMPTS[0], hooks)
     with pytest.raises(ValueError, match="hooks on the conditioning.*Choose gradient 'x0'"):
@@ -157,9 +161,9 @@ class NoisyScorer(LinearScorer):
         super().__init__(side)
         self.seen = []
 
-    def score(self, view, moment):
-        self.seen.append((view.detach().clone(), moment.level))
-        return super().score(view, moment)
+    def score(self, view, step):
+        self.seen.append((view.detach().clone(), step.level))
+        return super().score(view, step)
 
 
 def test_scorers_of_noisy_pictures_on_latent_models_and_in_mixed_company(model, run_node, sample):
@@ -185,7 +189,7 @@ def test_scorers_of_noisy_pictures_get_x_t_in_vp(run_node, gradient):
     assert torch.allclose(moved, sigma**2 * gamma * scorer.pattern.expand_as(x) / vp, atol=1e-3)
     view, level = scorer.seen[0]
     assert len(scorer.seen) == 1 and torch.allclose(view, x / vp, atol=1e-6)
-    assert torch.allclose(level.noise.flatten(), torch.tensor([sigma] * 2))
+    assert torch.allclose(level.sigma.flatten(), torch.tensor([sigma] * 2))
 
 
 def test_a_scorer_of_noisy_pictures_sees_crops_of_its_own_size(run_node):
@@ -194,6 +198,19 @@ def test_a_scorer_of_noisy_pictures_sees_crops_of_its_own_size(run_node):
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     one_evaluation(guide(run_node, pixel, scorer, crops=3), x, 2.0, *PROMPTS)
     assert [view.shape for view, _ in scorer.seen] == [(1, 3, 4, 4)] * 3
+
+
+def test_a_picture_of_the_scorers_own_size_is_scored_once_however_many_crops(run_node):
+    """All crops would be the same square."""
+    pixel = pixel_space(tiny_networks.build("SD15", config={**tiny_networks.SD15, "in_channels": 3, "out_channels": 3}))
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    moves = []
+    for crops in (1, 3):
+        scorer = NoisyScorer(8)
+        guided = guide(run_node, pixel, scorer, crops=crops, size="exact", strength=0.3)
+        moves.append(one_evaluation(guided, x, 2.0, *PROMPTS))
+        assert len(scorer.seen) == 1
+    assert torch.equal(*moves)
 
 
 @pytest.mark.parametrize("gradient", ["x0", "through model"])
@@ -206,7 +223,9 @@ def test_a_network_without_a_backward(model, sample, run_node, gradient):
             with torch.inference_mode():
                 self.pattern = torch.ones(3, 8, 8)
 
-    with pytest.raises(ValueError, match="has no gradient .*saved for backward.*Choose gradient 'x0' if it is the model"):
+    with pytest.raises(
+        ValueError, match="has no gradient .*saved for backward.*Choose gradient 'x0' if it is the model"
+    ):
         sample(guide(run_node, model, Loaded(), gradient=gradient), *PROMPTS, START, steps=1)
 
 

@@ -58,22 +58,30 @@ def test_latent_rgb_is_the_previewers_picture():
 
     for name in ("SD15", "SDXL", "Flux", "Flux2", "WAN21_T2V"):
         form = comfy.latent_formats.Wan21() if name == "WAN21_T2V" else getattr(comfy.latent_formats, name)()
-        model = type("Model", (), {"model": type("Base", (), {"latent_format": form})})  # all that a decoder asks of a MODEL
+        model = type(
+            "Model", (), {"model": type("Base", (), {"latent_format": form})}
+        )  # all that a decoder asks of a MODEL
         frame = (1,) if form.latent_dimensions == 3 else ()
         x = torch.rand(2, form.latent_channels, *frame, 4, 6, generator=torch.Generator().manual_seed(0)) * 0.2
         decoder = make_decoder({"decoder": "latent_rgb"}, model)
         picture = decoder.decode(x)
         assert picture.shape == (2, 3, 4 * decoder.scale, 6 * decoder.scale)
-        previewer = Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias, form.latent_rgb_factors_reshape)
+        previewer = Latent2RGBPreviewer(
+            form.latent_rgb_factors, form.latent_rgb_factors_bias, form.latent_rgb_factors_reshape
+        )
         shown = previewer.decode_latent_to_preview(x)
         shown = torch.tensor(np.asarray(shown)).movedim(-1, 0)
         assert ((picture[0].clamp(0, 1) * 255) - shown).abs().max() < 1.01
 
 
 def test_taesd_is_found_by_the_latent_format(model, approximate):
-    weights = {name.removeprefix("first_stage_model."): value for name, value in tiny_checkpoint.vae_weights(seed=2).items()}
+    weights = {
+        name.removeprefix("first_stage_model."): value for name, value in tiny_checkpoint.vae_weights(seed=2).items()
+    }
     decoder_weights = {
-        name.removeprefix("taesd_decoder."): value.float() for name, value in weights.items() if name.startswith("taesd_decoder")
+        name.removeprefix("taesd_decoder."): value.float()
+        for name, value in weights.items()
+        if name.startswith("taesd_decoder")
     }
     save_file(decoder_weights, approximate / "taesd_decoder.safetensors")
     x = tiny_networks.noisy(model)
@@ -99,13 +107,17 @@ def test_pixel_models_need_no_decoder():
     form = comfy.latent_formats.ChromaRadiance()
     pixel = type("Model", (), {"model": type("Base", (), {"latent_format": form})})
     x = torch.rand(1, 3, 8, 8) * 2 - 1
-    assert torch.equal(make_decoder({"decoder": "vae_crop"}, pixel).decode(x, Box(1, 2, 4)), (x[:, :, 1:5, 2:6] + 1) / 2)
+    assert torch.equal(
+        make_decoder({"decoder": "vae_crop"}, pixel).decode(x, Box(1, 2, 4)), (x[:, :, 1:5, 2:6] + 1) / 2
+    )
 
 
 @pytest.mark.parametrize("inference", [True, False])
 @pytest.mark.parametrize("way", ["vae", "vae_crop", "latent_rgb"])
 def test_gradients_match_finite_differences(model, way, inference):
-    """In the frame a node runs in: weights made in inference mode or outside, and everything called under inference mode."""
+    """In the frame a node runs in: weights made in inference mode or outside, and everything called under inference
+    mode.
+    """
     with torch.inference_mode():
         decoder = make_decoder({"decoder": way, "vae": kl_vae(inference)}, model)
     box = Box(1, 0, 3) if way == "vae_crop" else None

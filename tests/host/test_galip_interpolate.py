@@ -23,7 +23,10 @@ def pooled(seed: int) -> torch.Tensor:
 
 def texts(*seeds: int) -> dict:
     """The value of the growing input: one CONDITIONING per seed."""
-    return {f"conditioning{index}": [[torch.zeros(1, 77, 64), {"pooled_output": pooled(seed)}]] for index, seed in enumerate(seeds)}
+    return {
+        f"conditioning{index}": [[torch.zeros(1, 77, 64), {"pooled_output": pooled(seed)}]]
+        for index, seed in enumerate(seeds)
+    }
 
 
 @pytest.fixture
@@ -39,7 +42,14 @@ def plain(galip, run_node):
 @pytest.mark.parametrize("paths", [("lerp", "slerp"), ("slerp", "lerp")])
 def test_a_row_ends_in_plain_samples_bit_for_bit(galip, run_node, plain, paths):
     images, sheet = run_node(
-        ID, galip=galip, conditionings=texts(1, 2, 3), seeds="10, 11,12", steps=3, text_path=paths[0], noise_path=paths[1], truncation=0.9
+        ID,
+        galip=galip,
+        conditionings=texts(1, 2, 3),
+        seeds="10, 11,12",
+        steps=3,
+        text_path=paths[0],
+        noise_path=paths[1],
+        truncation=0.9,
     )
     assert images.shape == (7, 32, 32, 3)
     for key, (text, seed) in enumerate(((1, 10), (2, 11), (3, 12))):
@@ -50,7 +60,9 @@ def test_a_row_ends_in_plain_samples_bit_for_bit(galip, run_node, plain, paths):
 @pytest.mark.parametrize("text_path, noise_path", [("lerp", "slerp"), ("slerp", "lerp")])
 def test_between_the_keys_text_and_noise_move_on_their_paths(galip, run_node, text_path, noise_path):
     paths = {"lerp": lerp, "slerp": slerp}
-    images, _ = run_node(ID, galip=galip, conditionings=texts(1, 2), seeds="10 11", steps=4, text_path=text_path, noise_path=noise_path)
+    images, _ = run_node(
+        ID, galip=galip, conditionings=texts(1, 2), seeds="10 11", steps=4, text_path=text_path, noise_path=noise_path
+    )
     first, second = seeded_noise([10, 11], DIMS.nz)
     noise, sentence = paths[noise_path](first, second, 0.25), paths[text_path](pooled(1)[0], pooled(2)[0], 0.25)
     assert torch.equal(images[1], galip.draw(noise[None], sentence[None])[0])
@@ -85,14 +97,18 @@ def test_a_grid_has_texts_across_and_noises_down(galip, run_node, plain):
 def test_noise_and_batches_of_texts_are_keys(galip, run_node, plain):
     noise = run_node(SAMPLER, galip=galip, conditioning=texts(1)["conditioning0"], seed=10, batch_size=2)[1]
     both = [[torch.zeros(2, 77, 64), {"pooled_output": torch.cat((pooled(1), pooled(2)))}]]
-    images, _ = run_node(ID, galip=galip, conditionings={"conditioning0": both}, noise=noise, seeds="nonsense", steps=1, truncation=0.2)
+    images, _ = run_node(
+        ID, galip=galip, conditionings={"conditioning0": both}, noise=noise, seeds="nonsense", steps=1, truncation=0.2
+    )
     assert len(images) == 2
     assert torch.equal(images[0], plain(1, 10)) and torch.equal(images[1], plain(2, 11))
 
 
 def test_three_runs_are_the_same_and_the_random_state_is_not_touched(galip, run_node):
     before = torch.get_rng_state()
-    runs = [run_node(ID, galip=galip, conditionings=texts(1, 2), seeds="3,4", steps=2, truncation=0.5)[0] for _ in range(3)]
+    runs = [
+        run_node(ID, galip=galip, conditionings=texts(1, 2), seeds="3,4", steps=2, truncation=0.5)[0] for _ in range(3)
+    ]
     assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -56,7 +56,8 @@ def test_an_official_file_draws_224_pixels(folder, run_node, generator):
 
 
 @pytest.mark.parametrize(
-    "precision, dtype", [("auto", torch.float32), ("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+    "precision, dtype",
+    [("auto", torch.float32), ("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
 )
 def test_precisions(folder, run_node, precision, dtype, generator):
     tiny_galip.write_generator(folder / "a.safetensors")

@@ -16,7 +16,9 @@ def galip() -> Galip:
 
 @pytest.fixture
 def inputs(generator):
-    return torch.randn(3, tiny_galip.DIMS.nz, generator=generator), torch.randn(3, tiny_galip.DIMS.cond_dim, generator=generator)
+    return torch.randn(3, tiny_galip.DIMS.nz, generator=generator), torch.randn(
+        3, tiny_galip.DIMS.cond_dim, generator=generator
+    )
 
 
 def test_pictures_are_the_clamped_output_of_the_generator(galip, inputs):
@@ -39,5 +41,7 @@ def test_comfyui_loads_and_unloads_it(galip, inputs):
 
 def test_a_broken_picture_is_an_error(galip, inputs):
     galip.generator.to_rgb[1].bias.data[0] = float("inf")
-    with pytest.raises(ValueError, match="tiny gives pictures that are not finite in torch.float32; load it with precision"):
+    with pytest.raises(
+        ValueError, match="tiny gives pictures that are not finite in torch.float32; load it with precision"
+    ):
         galip.draw(*inputs)

@@ -42,16 +42,22 @@ def test_every_picture_of_a_batch_can_be_drawn_alone(galip, text, run_node):
     batch, noise = run_node(ID, galip=galip, conditioning=text(), seed=2**64 - 2, batch_size=3, truncation=0.8)
     assert batch.shape == (3, 32, 32, 3) and noise["samples"].shape == (3, DIMS.nz, 1, 1)
     for index, seed in enumerate((2**64 - 2, 2**64 - 1, 0)):  # seeds wrap around at the end of their range
-        assert torch.equal(run_node(ID, galip=galip, conditioning=text(), seed=seed, truncation=0.8)[0][0], batch[index])
+        assert torch.equal(
+            run_node(ID, galip=galip, conditioning=text(), seed=seed, truncation=0.8)[0][0], batch[index]
+        )
     assert not torch.equal(batch[0], batch[1])
 
 
 def test_three_runs_are_the_same_and_the_random_state_is_not_touched(galip, text, run_node):
     before = torch.get_rng_state()
-    first, *others = [run_node(ID, galip=galip, conditioning=text(), seed=1, batch_size=2, truncation=0.5) for _ in range(3)]
+    first, *others = [
+        run_node(ID, galip=galip, conditioning=text(), seed=1, batch_size=2, truncation=0.5) for _ in range(3)
+    ]
     comfy.model_management.unload_all_models()
     others.append(run_node(ID, galip=galip, conditioning=text(), seed=1, batch_size=2, truncation=0.5))
-    assert all(torch.equal(image, first[0]) and torch.equal(noise["samples"], first[1]["samples"]) for image, noise in others)
+    assert all(
+        torch.equal(image, first[0]) and torch.equal(noise["samples"], first[1]["samples"]) for image, noise in others
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -86,7 +92,9 @@ def test_a_batch_of_texts_gives_one_picture_each(galip, text, run_node):
 def test_other_entries_of_the_conditioning_are_left_alone(galip, text, run_node):
     conditioning = text(0, guidance=3.5)
     pooled = conditioning[0][1]["pooled_output"].clone()
-    assert torch.equal(run_node(ID, galip=galip, conditioning=conditioning)[0], run_node(ID, galip=galip, conditioning=text())[0])
+    assert torch.equal(
+        run_node(ID, galip=galip, conditioning=conditioning)[0], run_node(ID, galip=galip, conditioning=text())[0]
+    )
     assert torch.equal(conditioning[0][1]["pooled_output"], pooled) and conditioning[0][1]["guidance"] == 3.5
 
 

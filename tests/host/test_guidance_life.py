@@ -9,6 +9,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import CFGGuider
 from pair_tools import STEPS, CallCounter, pair, run_guider
 
+pytestmark = pytest.mark.side(4)
+
 
 @pytest.fixture
 def sample(sample):
@@ -34,13 +36,15 @@ def recorder(host):
 
         def begin(self, run):
             self.log.append("begin")
-            run.listeners.append(self.steps.append)
             return {"run": run, "count": 0}
 
         def step(self, step, state):
             state["count"] += 1
             assert step.run is state["run"]
             return step.denoised
+
+        def observe(self, step, state):
+            self.steps.append(step)
 
         def end(self, run, state):
             self.log.append(("end", state["count"]))
@@ -59,7 +63,7 @@ def add(host, name, amount, log=None):
 
         def step(self, step, state):
             term = torch.full_like(step.denoised, amount)
-            step.publish(term, amount)
+            step.record_term(term, amount)
             return step.denoised + term
 
         def end(self, run, state):
@@ -114,32 +118,47 @@ def test_guidances_act_in_wiring_order_also_on_a_clone(host, tiny_model, cond, l
 
     plain = last(tiny_model)
     assert torch.equal(last(host.attach(host.attach(tiny_model, add(host, "one", 1.0)), Double())), (plain + 1.0) * 2)
-    assert torch.equal(last(host.attach(host.attach(tiny_model, Double()), add(host, "one", 1.0)).clone()), plain * 2 + 1.0)
+    assert torch.equal(
+        last(host.attach(host.attach(tiny_model, Double()), add(host, "one", 1.0)).clone()), plain * 2 + 1.0
+    )
 
 
 @pytest.mark.parametrize("listens", ["before", "after"])
-def test_a_listener_hears_all_terms_wherever_it_is_wired(host, recorder, tiny_model, tiny_model_b, cond, latent, run_node, sample, listens):
+def test_a_listener_hears_all_terms_wherever_it_is_wired(
+    host, recorder, tiny_model, tiny_model_b, cond, latent, run_node, sample, listens
+):
     model = host.attach(tiny_model, recorder) if listens == "before" else tiny_model
     model = pair(run_node, model, tiny_model_b, 1.7)
     model = host.attach(pair(run_node, model, tiny_model_b, 1.3, start_percent=0.5), add(host, "one", 1.0))
     model = host.attach(model, recorder) if listens == "after" else model
     sample(model, cond(1), cond(2), latent(), cfg=3.0)
     first = recorder.steps[0]
-    assert [(term.name, term.weight) for term in first.terms] == [("Autoguidance", 1.7), ("Autoguidance 2", 1.0), ("one", 1.0)]
+    assert [(term.name, term.weight) for term in first.terms] == [
+        ("Autoguidance", 1.7),
+        ("Autoguidance 2", 1.0),
+        ("one", 1.0),
+    ]
     assert first.terms[1].value is None
     cfg = first.uncond_denoised + (first.cond_denoised - first.uncond_denoised) * 3.0
     assert torch.equal(first.denoised, cfg + first.terms[0].value + first.terms[2].value)
     assert recorder.steps[-1].terms[1].weight == 1.3
-    assert [step.sigma_value for step in recorder.steps] == sorted((step.sigma_value for step in recorder.steps), reverse=True)
+    assert [step.sigma_value for step in recorder.steps] == sorted(
+        (step.sigma_value for step in recorder.steps), reverse=True
+    )
     assert first.cond_scale == 3.0
 
 
-def test_calls_rows_and_time_are_counted_on_their_name(host, recorder, tiny_model, tiny_model_b, cond, latent, run_node, sample):
+def test_calls_rows_and_time_are_counted_on_their_name(
+    host, recorder, tiny_model, tiny_model_b, cond, latent, run_node, sample
+):
     model = host.attach(pair(run_node, tiny_model, tiny_model_b, 1.7), recorder)
     sample(model, cond(1), cond(2), latent(batch=2), "heun", cfg=3.0)
     assert len(recorder.steps) == 2 * STEPS - 1  # one for each model evaluation, the last heun step has one
     for step in recorder.steps:
-        assert {name: (cost.calls, cost.rows) for name, cost in step.costs.items()} == {"model": (1, 4), "Autoguidance": (1, 2)}
+        assert {name: (cost.calls, cost.rows) for name, cost in step.costs.items()} == {
+            "model": (1, 4),
+            "Autoguidance": (1, 2),
+        }
         assert 0 < step.costs["Autoguidance"].seconds < step.seconds
         assert sum(cost.seconds for cost in step.costs.values()) <= step.seconds
 
@@ -167,8 +186,11 @@ def test_what_a_run_offers_at_begin(host, tiny_model, tiny_model_b, cond, latent
 
         def begin(self, run):
             seen.update(
-                names=sorted(run.conds), processed="c_crossattn" in run.conds["positive"][0]["model_conds"], shape=run.noise.shape,
-                sigmas=run.sigmas, seed=run.seed, device=run.device, frame=run.frame, mask=run.denoise_mask, image=run.latent_image,
+                names=sorted(run.conds), processed="c_crossattn" in run.conds["positive"][0]["model_conds"],
+                shape=run.noise.shape,
+                sigmas=run.sigmas, seed=run.seed, device=run.device, mask=run.denoise_mask,
+                parameterization=run.parameterization,
+                image=run.latent_image,
                 loaded=run.evaluator(self.extra_models[0]).patcher.model.current_patcher is not None, model=run.model,
             )  # fmt: skip
 
@@ -183,7 +205,7 @@ def test_what_a_run_offers_at_begin(host, tiny_model, tiny_model_b, cond, latent
     start = latent(batch=2, seed=1)
     sample(host.attach(tiny_model, Look()), cond(1), cond(2), start, seed=11)
     assert seen["names"] == ["negative", "positive"] and not seen["processed"]
-    assert seen["shape"] == start["samples"].shape and seen["seed"] == 11 and seen["frame"] == "VE"
+    assert seen["shape"] == start["samples"].shape and seen["seed"] == 11 and seen["parameterization"] == "VE"
     assert len(seen["sigmas"]) == STEPS + 1 and seen["device"].type == "cpu" and seen["mask"] is None
     assert torch.equal(seen["image"], tiny_model.model.process_latent_in(start["samples"]))
     assert seen["loaded"] and seen["model"] is tiny_model.model

@@ -1,6 +1,10 @@
-"""The fixtures themselves: the tiny models are what they say and sample through the real KSampler."""
+"""The fixtures themselves, and what the pack says when ComfyUI is not as it expects."""
+
+import asyncio
+import sys
 
 import comfy.model_base
+import pytest
 import torch
 
 
@@ -23,3 +27,21 @@ def test_model_fixture_is_unpatched(tiny_model):
 def test_sd15_layout_has_sixteen_cross_attentions(sd15_model):
     names = [name for name, _ in sd15_model.model.named_modules() if name.endswith("attn2")]
     assert len(names) == 16
+
+
+def test_a_comfyui_that_is_too_old_is_told_so(guidance_lab, monkeypatch):
+    monkeypatch.setattr("comfyui_version.__version__", "0.18.2")
+    with pytest.raises(RuntimeError, match=r"needs ComfyUI 0\.27\.0 or newer, and this is 0\.18\.2: update ComfyUI\.$"):
+        asyncio.run(guidance_lab.comfy_entrypoint())
+
+
+def test_what_one_family_misses_in_comfyui_costs_no_other_node(guidance_lab, pack_nodes, monkeypatch, caplog):
+    """As after a renaming in ComfyUI: importing the family raises ImportError."""
+    monkeypatch.setitem(sys.modules, "guidance_lab.nodes.galip", None)
+
+    async def collect():
+        return await (await guidance_lab.comfy_entrypoint()).get_node_list()
+
+    left = {node.GET_SCHEMA().node_id for node in asyncio.run(collect())}
+    assert left == {name for name in pack_nodes if "GALIP" not in name}
+    assert "no nodes of the family 'galip'" in caplog.text

@@ -9,6 +9,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import CFGGuider, DualModelGuider
 from pair_tools import STEPS, PaperGuider, pair, run_guider
 
+pytestmark = pytest.mark.side(4)
+
 SAMPLERS = ["euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_sde"]
 
 
@@ -32,7 +34,9 @@ def close(a, b):
 def test_equals_equation_6_in_ksampler(tiny_model, tiny_model_b, cond, latent, sample, run_node, sampler_name):
     positive, negative, start = cond(1), cond(2), latent(batch=2)
     guided = sample(pair(run_node, tiny_model, tiny_model_b, 1.7), positive, negative, start, sampler_name, cfg=3.0)
-    assert torch.equal(guided, run_guider(paper(tiny_model, tiny_model_b, 3.0, 1.7, positive, negative), start, sampler_name))
+    assert torch.equal(
+        guided, run_guider(paper(tiny_model, tiny_model_b, 3.0, 1.7, positive, negative), start, sampler_name)
+    )
     assert not torch.equal(guided, sample(tiny_model, positive, negative, start, sampler_name, cfg=3.0))
 
 
@@ -49,8 +53,14 @@ def test_the_same_under_the_guiders_of_samplercustomadvanced(tiny_model, tiny_mo
     positive, negative, start = cond(1), cond(2), latent()
     model = pair(run_node, tiny_model, tiny_model_b, 1.7)
     cfg = 3.0 if kind == "CFGGuider" else 1.0
-    guider = CFGGuider.execute(model, positive, negative, cfg)[0] if kind == "CFGGuider" else BasicGuider.execute(model, positive)[0]
-    assert torch.equal(run_guider(guider, start), run_guider(paper(tiny_model, tiny_model_b, cfg, 1.7, positive, negative), start))
+    guider = (
+        CFGGuider.execute(model, positive, negative, cfg)[0]
+        if kind == "CFGGuider"
+        else BasicGuider.execute(model, positive)[0]
+    )
+    assert torch.equal(
+        run_guider(guider, start), run_guider(paper(tiny_model, tiny_model_b, cfg, 1.7, positive, negative), start)
+    )
 
 
 def test_weight_0_samples_from_the_guide(tiny_model, tiny_model_b, cond, latent, sample, run_node):
@@ -66,17 +76,25 @@ def test_equals_cores_dual_model_guider_on_two_modules(tiny_model, tiny_model_b,
     assert close(guided, run_guider(dual, start))
 
 
-def test_equals_stock_cfg_with_the_guides_weights_hooked_on_the_negative(tiny_model, tiny_model_b, cond, latent, sample, run_node):
-    """The stock route without custom code: negative = positive with 'Create Hook Model as LoRA' of the guide's weights."""
+def test_equals_stock_cfg_with_the_guides_weights_hooked_on_the_negative(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node
+):
+    """The stock route without custom code: negative = positive with 'Create Hook Model as LoRA' of the guide's
+    weights.
+    """
     positive, start = cond(1), latent()
     guided = sample(pair(run_node, tiny_model, tiny_model_b, 2.2), positive, positive, start, cfg=1.0)
-    hooks = comfy.hooks.create_hook_model_as_lora(comfy.hooks.get_patch_weights_from_model(tiny_model_b), None, 1.0, 0.0)
+    hooks = comfy.hooks.create_hook_model_as_lora(
+        comfy.hooks.get_patch_weights_from_model(tiny_model_b), None, 1.0, 0.0
+    )
     negative = comfy.hooks.set_hooks_for_conditioning(positive, hooks)
     assert close(guided, run_guider(CFGGuider.execute(tiny_model, positive, negative, 2.2)[0], start))
 
 
 def test_two_pairs_on_one_model_add_up(tiny_model, tiny_model_b, cond, latent, sample, run_node):
-    """Chained, each term is measured from the main model's own prediction: (w1 - 1) + (w2 - 1) of one guide is one weight."""
+    """Chained, each term is measured from the main model's own prediction: (w1 - 1) + (w2 - 1) of one guide is one
+    weight.
+    """
     positive, negative, start = cond(1), cond(2), latent()
     twice = pair(run_node, pair(run_node, tiny_model, tiny_model_b, 1.4), tiny_model_b, 1.3)
     once = pair(run_node, tiny_model, tiny_model_b, 1.7)
@@ -84,7 +102,9 @@ def test_two_pairs_on_one_model_add_up(tiny_model, tiny_model_b, cond, latent, s
 
 
 def test_pre_cfg_hooks_do_not_change_what_the_guide_is_compared_with(tiny_model, tiny_model_b, cond, latent, run_node):
-    """APG hands a changed conditional prediction to CFG; the term is measured from the model's own one, the CFG leg keeps APG."""
+    """APG hands a changed conditional prediction to CFG; the term is measured from the model's own one, the CFG leg
+    keeps APG.
+    """
     from comfy_extras.nodes_apg import APG
 
     positive, negative, start = cond(1), cond(2), latent()

@@ -1,4 +1,6 @@
-"""What a conditioning or a latent can carry reaches the guide as it reaches the main model; guiders with two positives."""
+"""What a conditioning or a latent can carry reaches the guide as it reaches the main model; guiders with two
+positives.
+"""
 
 from functools import partial
 
@@ -77,7 +79,9 @@ def test_img2img(tiny_model, tiny_model_b, cond, latent, sample, run_node):
     from comfy.samplers import calculate_sigmas
 
     start = latent(seed=3)
-    guided = sample(pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), start, steps=2, denoise=0.5, cfg=3.0)
+    guided = sample(
+        pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), start, steps=2, denoise=0.5, cfg=3.0
+    )
     guider = PaperGuider(tiny_model, tiny_model_b, 3.0, 1.7)
     guider.set_conds(cond(1), cond(2))
     sigmas = calculate_sigmas(tiny_model.get_model_object("model_sampling"), "normal", 4)[-3:]
@@ -89,8 +93,10 @@ def control():
     """A small ControlNet with random weights and a random hint."""
     with torch.inference_mode(False):
         network = comfy.cldm.cldm.ControlNet(
-            image_size=32, in_channels=4, hint_channels=3, model_channels=320, channel_mult=[1], num_res_blocks=[1], num_heads=8,
-            transformer_depth=[1], transformer_depth_middle=1, context_dim=768, use_spatial_transformer=True, legacy=False,
+            image_size=32, in_channels=4, hint_channels=3, model_channels=320, channel_mult=[1], num_res_blocks=[1],
+            num_heads=8,
+            transformer_depth=[1], transformer_depth_middle=1, context_dim=768, use_spatial_transformer=True,
+            legacy=False,
             operations=comfy.ops.disable_weight_init, dtype=torch.float32,
         ).requires_grad_(False)  # fmt: skip
         generator = torch.Generator().manual_seed(8)
@@ -119,10 +125,14 @@ def test_a_controlnet_on_the_guides_own_positive(
         return load(models, *args, **kwargs)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
-    result = sample(pair(run_node, tiny_model, tiny_model_b, 1.7, guide_positive=own), cond(1), cond(2), latent(), cfg=3.0)
+    result = sample(
+        pair(run_node, tiny_model, tiny_model_b, 1.7, guide_positive=own), cond(1), cond(2), latent(), cfg=3.0
+    )
     assert loads == [{tiny_model.model, tiny_model_b.model, control.control_model}]
     assert torch.equal(result, paper_with_guide_positive(tiny_model, tiny_model_b, own))
-    assert not torch.equal(result, sample(pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), latent(), cfg=3.0))
+    assert not torch.equal(
+        result, sample(pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), latent(), cfg=3.0)
+    )
 
 
 def test_nested_latents(tiny_model, tiny_model_b, cond, run_node):
@@ -170,7 +180,9 @@ def lora_hook():
 
 
 @pytest.mark.parametrize("one_module", [False, True])
-def test_hooks_on_the_positive_act_on_both_models(tiny_model, tiny_model_b, cond, latent, sample, run_node, lora_hook, one_module):
+def test_hooks_on_the_positive_act_on_both_models(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node, lora_hook, one_module
+):
     """A LoRA hook on the positive equals that LoRA loaded on both models (at cfg 1, where only the positive counts)."""
     lora = with_lora(tiny_model)
     positive = comfy.hooks.set_hooks_for_conditioning(cond(1), lora_hook(lora))
@@ -184,7 +196,9 @@ def test_hooks_on_the_positive_act_on_both_models(tiny_model, tiny_model_b, cond
 
 
 @pytest.mark.parametrize("one_module", [False, True])
-def test_hooks_on_the_guides_own_positive_act_on_the_guide(tiny_model, tiny_model_b, cond, latent, sample, run_node, lora_hook, one_module):
+def test_hooks_on_the_guides_own_positive_act_on_the_guide(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node, lora_hook, one_module
+):
     guide = tiny_model if one_module else tiny_model_b
     own = comfy.hooks.set_hooks_for_conditioning(cond(1), lora_hook(with_lora(tiny_model)))
     hooked = sample(pair(run_node, tiny_model, guide, 1.7, guide_positive=own), cond(1), cond(2), latent())
@@ -202,7 +216,9 @@ def paper_with_guide_positive(cond, latent):
     return run
 
 
-def test_a_positive_of_its_own_for_the_guide(tiny_model, tiny_model_b, cond, latent, sample, run_node, paper_with_guide_positive):
+def test_a_positive_of_its_own_for_the_guide(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node, paper_with_guide_positive
+):
     model = pair(run_node, tiny_model, tiny_model_b, 1.7, guide_positive=cond(9))
     same = pair(run_node, tiny_model, tiny_model_b, 1.7, guide_positive=cond(1))
     plain = sample(pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), latent(), cfg=3.0)
@@ -214,7 +230,9 @@ def test_a_positive_of_its_own_for_the_guide(tiny_model, tiny_model_b, cond, lat
 
 def test_the_same_model_as_guide_on_another_prompt_is_a_guidance(tiny_model, cond, latent, sample, run_node):
     """With guide_positive = the negative, eq. 3 is classifier-free guidance: weight w at cfg 1 is cfg w."""
-    guided = sample(pair(run_node, tiny_model, tiny_model, 3.0, guide_positive=cond(2)), cond(1), cond(2), latent(), cfg=1.0)
+    guided = sample(
+        pair(run_node, tiny_model, tiny_model, 3.0, guide_positive=cond(2)), cond(1), cond(2), latent(), cfg=1.0
+    )
     stock = sample(tiny_model, cond(1), cond(2), latent(), cfg=3.0)
     assert (guided - stock).abs().max() <= 1e-5 * stock.abs().max()
 
@@ -238,8 +256,12 @@ def difference(tiny_model, tiny_model_b, conditioning, latent):
 
 
 @pytest.mark.parametrize(("style", "which", "factor"), [("regular", 2, 0.7), ("nested", 1, 0.7 * 2.5)])
-def test_dual_cfg_guides_the_prediction_that_the_guider_hands_on(tiny_model, tiny_model_b, cond, latent, run_node, style, which, factor):
-    """Regular style guides cond2 (the hooks see CFG of cond2); nested guides cond1, and its outer CFG scales the term."""
+def test_dual_cfg_guides_the_prediction_that_the_guider_hands_on(
+    tiny_model, tiny_model_b, cond, latent, run_node, style, which, factor
+):
+    """Regular style guides cond2 (the hooks see CFG of cond2); nested guides cond1, and its outer CFG scales the
+    term.
+    """
 
     def make(model):
         return DualCFGGuider.execute(model, cond(1), cond(2), cond(3), 1.5, 2.5, style)[0]

@@ -8,13 +8,17 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from pair_tools import STEPS, CallCounter, PaperGuider, pair, run_guider, with_attention_patch, with_lora
 
+pytestmark = pytest.mark.side(4)
+
 
 @pytest.fixture
 def sample(sample):
     return partial(sample, steps=STEPS)
 
 
-def test_weight_1_is_stock_and_never_loads_the_guide(tiny_model, tiny_model_b, cond, latent, sample, run_node, monkeypatch):
+def test_weight_1_is_stock_and_never_loads_the_guide(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node, monkeypatch
+):
     stock = sample(tiny_model, cond(1), cond(2), latent())
     comfy.model_management.unload_all_models()
     guide = CallCounter(tiny_model_b)
@@ -24,7 +28,9 @@ def test_weight_1_is_stock_and_never_loads_the_guide(tiny_model, tiny_model_b, c
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
-def test_an_identical_pair_is_stock_at_any_weight_without_more_calls(tiny_model, cond, latent, sample, run_node, cfg, caplog):
+def test_an_identical_pair_is_stock_at_any_weight_without_more_calls(
+    tiny_model, cond, latent, sample, run_node, cfg, caplog
+):
     counter = CallCounter(tiny_model)
     stock = sample(counter.model, cond(1), cond(2), latent(), cfg=cfg)
     calls = counter.calls
@@ -35,7 +41,9 @@ def test_an_identical_pair_is_stock_at_any_weight_without_more_calls(tiny_model,
 
 
 def test_a_lora_after_an_identical_pair_makes_it_a_pair(tiny_model, cond, latent, sample, run_node):
-    """Only at sampling is it known what the main model is: the guide stays without the LoRA that was put on the output."""
+    """Only at sampling is it known what the main model is: the guide stays without the LoRA that was put on the
+    output.
+    """
     late = with_lora(pair(run_node, tiny_model, tiny_model, 1.7))
     early = pair(run_node, with_lora(tiny_model), tiny_model, 1.7)
     result = sample(late, cond(1), cond(2), latent())
@@ -48,7 +56,9 @@ def test_an_equal_guide_on_another_module_changes_nothing(tiny_model, tiny_model
     try:
         tiny_model_b.model.load_state_dict(tiny_model.model.state_dict())
         guided = pair(run_node, tiny_model, tiny_model_b, 5.0)  # cfg 1, as a batch of two rounds otherwise than one
-        assert torch.equal(sample(guided, cond(1), cond(2), latent(), cfg=1.0), sample(tiny_model, cond(1), cond(2), latent(), cfg=1.0))
+        assert torch.equal(
+            sample(guided, cond(1), cond(2), latent(), cfg=1.0), sample(tiny_model, cond(1), cond(2), latent(), cfg=1.0)
+        )
     finally:
         tiny_model_b.model.load_state_dict(weights)
 
@@ -79,9 +89,17 @@ class _Stop(Exception):
 
 @pytest.mark.parametrize(
     ("where", "error"),
-    [("main", _Stop), ("guide", _Stop), ("shared guide", _Stop), ("load", _Stop), ("guide", InterruptProcessingException)],
+    [
+        ("main", _Stop),
+        ("guide", _Stop),
+        ("shared guide", _Stop),
+        ("load", _Stop),
+        ("guide", InterruptProcessingException),
+    ],
 )
-def test_an_error_in_mid_run_leaves_the_host_clean(tiny_model, tiny_model_b, cond, latent, sample, run_node, monkeypatch, where, error):
+def test_an_error_in_mid_run_leaves_the_host_clean(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node, monkeypatch, where, error
+):
     stock = sample(tiny_model, cond(1), cond(2), latent())
     guide = with_attention_patch(tiny_model) if where == "shared guide" else tiny_model_b.clone()
     good = sample(pair(run_node, tiny_model, guide, 1.7), cond(1), cond(2), latent())
@@ -114,7 +132,13 @@ def test_an_error_in_mid_run_leaves_the_host_clean(tiny_model, tiny_model_b, con
 
 def test_the_incoming_models_are_not_edited(tiny_model, tiny_model_b, cond, latent, sample, run_node):
     def look(model):
-        return (sorted(model.model_options), len(model.wrappers), len(model.additional_models), len(model.patches), model.patches_uuid)
+        return (
+            sorted(model.model_options),
+            len(model.wrappers),
+            len(model.additional_models),
+            len(model.patches),
+            model.patches_uuid,
+        )
 
     before = look(tiny_model), look(tiny_model_b)
     sample(pair(run_node, tiny_model, tiny_model_b, 1.7), cond(1), cond(2), latent())

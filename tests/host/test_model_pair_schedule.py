@@ -1,4 +1,6 @@
-"""When the guide is evaluated and what for: windows by sigma, forwards per step, hooks, one load, and the closed form of Gaussians."""
+"""When the guide is evaluated and what for: windows by sigma, forwards per step, hooks, one load, and the closed form
+of Gaussians.
+"""
 
 from functools import partial
 
@@ -10,7 +12,9 @@ from comfy_extras.nodes_custom_sampler import CFGGuider
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from pair_tools import CallCounter, pair, run_guider
 
-from guidance.schedule import float32
+from guidance_lab.guidance.schedule import float32
+
+pytestmark = pytest.mark.side(4)
 
 
 @pytest.fixture
@@ -32,7 +36,9 @@ def test_forwards_per_step(tiny_model, tiny_model_b, cond, latent, sample, run_n
 
 
 @pytest.mark.parametrize("sampler_name", ["euler", "heun", "dpm_2", "dpmpp_sde"])
-def test_the_window_is_a_range_of_sigma_with_both_ends(tiny_model, tiny_model_b, cond, latent, sample, run_node, sampler_name):
+def test_the_window_is_a_range_of_sigma_with_both_ends(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node, sampler_name
+):
     sampling = tiny_model.get_model_object("model_sampling")
     main, guide = CallCounter(tiny_model), CallCounter(tiny_model_b)
     model = pair(run_node, main.model, guide.model, start_percent=0.2, end_percent=0.7)
@@ -44,10 +50,14 @@ def test_the_window_is_a_range_of_sigma_with_both_ends(tiny_model, tiny_model_b,
 
 @pytest.mark.parametrize("end", ["start_percent", "end_percent"])
 def test_a_step_on_the_boundary_belongs_to_the_window(tiny_model, tiny_model_b, cond, latent, run_node, end):
-    """A flow model's percent_to_sigma is double precision and samplers carry float32: unrounded, this step would be lost."""
+    """A flow model's percent_to_sigma is double precision and samplers carry float32: unrounded, this step would be
+    lost.
+    """
     flow, flow_b = (ModelSamplingSD3().patch(model, 3.0)[0] for model in (tiny_model, tiny_model_b))
     to_sigma = flow.get_model_object("model_sampling").percent_to_sigma
-    rounded_out = [p / 10 for p in range(1, 10) if (float32(to_sigma(p / 10)) > to_sigma(p / 10)) == (end == "start_percent")]
+    rounded_out = [
+        p / 10 for p in range(1, 10) if (float32(to_sigma(p / 10)) > to_sigma(p / 10)) == (end == "start_percent")
+    ]
     percent = next(p for p in rounded_out if float32(to_sigma(p)) != to_sigma(p))
     guide = CallCounter(flow_b)
     model = pair(run_node, flow, guide.model, **{end: percent})
@@ -76,7 +86,9 @@ def test_cfg_override_changes_the_cfg_weight_only(tiny_model, tiny_model_b, cond
     assert torch.equal(result, run_guider(CFGGuider.execute(model, cond(1), cond(2), 2.5)[0], latent()))
 
 
-def test_other_hooks_run_as_often_as_without_the_pair_and_in_order(tiny_model, tiny_model_b, cond, latent, sample, run_node):
+def test_other_hooks_run_as_often_as_without_the_pair_and_in_order(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node
+):
     order = []
 
     def hook(name, result):
@@ -105,7 +117,9 @@ def test_a_cfg_function_of_another_node_is_the_cfg_leg(tiny_model, tiny_model_b,
     assert (guided - plain).abs().max() <= 1e-5 * plain.abs().max()
 
 
-def test_the_guide_is_loaded_in_one_call_with_the_main_model(tiny_model, tiny_model_b, cond, latent, sample, run_node, monkeypatch):
+def test_the_guide_is_loaded_in_one_call_with_the_main_model(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node, monkeypatch
+):
     loads = []
     load = comfy.model_management.load_models_gpu
 
@@ -121,12 +135,16 @@ def test_the_guide_is_loaded_in_one_call_with_the_main_model(tiny_model, tiny_mo
 
 
 def gaussian(model, cond_variance, uncond_variance=None):
-    """The MODEL as the exact denoiser of N(0, c): D = x c / (c + sigma^2), with another c for the unconditional prediction."""
+    """The MODEL as the exact denoiser of N(0, c): D = x c / (c + sigma^2), with another c for the unconditional
+    prediction.
+    """
     patched = model.clone()
 
     def denoise(_, args):
         variances = [(cond_variance, uncond_variance)[which] for which in args["cond_or_uncond"]]
-        chunks = zip(args["input"].chunk(len(variances)), args["timestep"].chunk(len(variances)), variances, strict=True)
+        chunks = zip(
+            args["input"].chunk(len(variances)), args["timestep"].chunk(len(variances)), variances, strict=True
+        )
         return torch.cat([x * c / (c + s.view(-1, 1, 1, 1) ** 2) for x, s, c in chunks])
 
     patched.set_model_unet_function_wrapper(denoise)
@@ -139,7 +157,9 @@ def gaussian(model, cond_variance, uncond_variance=None):
 )
 @pytest.mark.parametrize("one_module", [False, True])
 def test_gaussians_have_a_closed_form(tiny_model, tiny_model_b, cond, latent, run_node, w_u, w_c, expected, one_module):
-    """std_out = sm sqrt(R_m^(w_u + w_c - 1) R_u^(1 - w_u) R_c^(1 - w_c)) with R_i = c_i / (c_i + sm^2); the map is linear in the noise."""
+    """std_out = sm sqrt(R_m^(w_u + w_c - 1) R_u^(1 - w_u) R_c^(1 - w_c)) with R_i = c_i / (c_i + sm^2); the map is
+    linear in the noise.
+    """
     high, low, rho, steps = 14.6, 0.01, 7, 200
     ramp = torch.linspace(0, 1, steps)
     sigmas = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho

@@ -13,6 +13,9 @@ from pair_tools import STEPS, CallCounter, PaperGuider, pair, run_guider, with_a
 from safetensors.torch import save_file
 
 import tiny_checkpoint
+from guidance_lab.nodes.host.models import models_loaded_with
+
+pytestmark = pytest.mark.side(4)
 
 
 @pytest.fixture
@@ -73,11 +76,13 @@ def test_a_copy_is_made_of_the_unpatched_weights(tiny_model, twin, guided, expec
 def test_a_patch_without_weights_runs_on_the_main_models_load(tiny_model, twin, guided, expected, run_node):
     guide = with_attention_patch(tiny_model)
     assert torch.equal(guided(tiny_model, guide), expected(tiny_model, with_attention_patch(twin)))
-    assert pair(run_node, tiny_model, guide).get_nested_additional_models() == []
+    assert models_loaded_with(pair(run_node, tiny_model, guide)) == []
 
 
 def test_a_patch_on_the_main_model_does_not_touch_the_guide(tiny_model, tiny_model_b, twin, guided, expected):
-    assert torch.equal(guided(with_attention_patch(tiny_model), tiny_model), expected(with_attention_patch(tiny_model), twin))
+    assert torch.equal(
+        guided(with_attention_patch(tiny_model), tiny_model), expected(with_attention_patch(tiny_model), twin)
+    )
     on_main = guided(with_attention_patch(tiny_model), tiny_model_b)
     assert torch.equal(on_main, expected(with_attention_patch(tiny_model), tiny_model_b))
 
@@ -86,7 +91,7 @@ def test_two_guides_that_share_a_module_with_each_other(tiny_model, tiny_model_b
     copy = tiny_model_b.clone()
     lora = with_lora(tiny_model_b)
     chained = pair(run_node, pair(run_node, tiny_model, copy, 1.4), lora, 1.3)
-    modules = [extra.model for extra in chained.get_nested_additional_models()]
+    modules = [extra.model for extra in models_loaded_with(chained)]
     assert len(modules) == 2 and modules[0] is not modules[1]
     first = sample(pair(run_node, tiny_model, copy, 1.4), cond(1), cond(2), latent(), steps=1)
     second = sample(pair(run_node, tiny_model, lora, 1.3), cond(1), cond(2), latent(), steps=1)
@@ -97,7 +102,9 @@ def test_two_guides_that_share_a_module_with_each_other(tiny_model, tiny_model_b
 
 def test_a_lora_after_the_pair_acts_on_the_main_model_only(tiny_model, twin, cond, latent, sample, run_node, expected):
     late = with_lora(pair(run_node, tiny_model, with_attention_patch(tiny_model), 1.7))
-    assert torch.equal(sample(late, cond(1), cond(2), latent()), expected(with_lora(tiny_model), with_attention_patch(twin)))
+    assert torch.equal(
+        sample(late, cond(1), cond(2), latent()), expected(with_lora(tiny_model), with_attention_patch(twin))
+    )
     assert torch.equal(sample(late, cond(1), cond(2), latent()), sample(late.clone(), cond(1), cond(2), latent()))
 
 
@@ -135,7 +142,7 @@ def test_the_second_copy_goes_with_its_model(tiny_model, load, cond, latent, sam
     main = load() if from_file else tiny_model
     model = pair(run_node, main, with_lora(main), 1.7)
     sample(model, cond(1), cond(2), latent(), steps=1)
-    copy = weakref.ref(model.get_nested_additional_models()[0].model)
+    copy = weakref.ref(models_loaded_with(model)[0].model)
     assert copy() is not None
     del model
     gc.collect()
@@ -151,7 +158,9 @@ def test_a_bypass_lora_on_a_shared_guide_is_refused(tiny_model, run_node):
         pair(run_node, tiny_model, guide)
 
 
-def test_wrappers_of_the_guide_run_and_those_of_the_main_model_do_not(tiny_model, tiny_model_b, cond, latent, sample, run_node):
+def test_wrappers_of_the_guide_run_and_those_of_the_main_model_do_not(
+    tiny_model, tiny_model_b, cond, latent, sample, run_node
+):
     for guide_model in (tiny_model_b, tiny_model):
         main, guide = CallCounter(tiny_model), CallCounter(guide_model)
         sample(pair(run_node, main.model, guide.model, 1.7), cond(1), cond(2), latent(), steps=3)

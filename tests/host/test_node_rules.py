@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import os
 import re
+import warnings
 
 import pytest
 from comfy_api.latest._io import WidgetInput
@@ -33,7 +35,11 @@ def test_the_pack_has_nodes(schemas):
 
 def test_ids_and_categories(schemas):
     bad = [name for name in schemas if not re.fullmatch(r"GuidanceLab_[A-Za-z0-9]+", name)]
-    bad += [f"{name}: category {schema.category}" for name, schema in schemas.items() if not schema.category.startswith("Guidance Lab/")]
+    bad += [
+        f"{name}: category {schema.category}"
+        for name, schema in schemas.items()
+        if not schema.category.startswith("Guidance Lab/")
+    ]
     assert not bad, "\n".join(bad)
 
 
@@ -71,12 +77,16 @@ def test_optional_inputs_have_the_same_default_in_schema_and_code(pack_nodes, sc
         parameters = inspect.signature(pack_nodes[name].execute).parameters
         for entry in schema.inputs:
             if entry.optional and parameters[entry.id].default != getattr(entry, "default", None):
-                different.append(f"{name}.{entry.id}: {getattr(entry, 'default', None)!r} and {parameters[entry.id].default!r}")
+                different.append(
+                    f"{name}.{entry.id}: {getattr(entry, 'default', None)!r} and {parameters[entry.id].default!r}"
+                )
     assert not different, "\n".join(different)
 
 
 def test_the_first_option_of_a_dynamic_combo_has_no_socket(schemas):
-    """The canvas fails to make such a node ("Failed to find input socket"), and drops it from workflows without a word."""
+    """The canvas fails to make such a node ("Failed to find input socket"), and drops it from workflows without a
+    word.
+    """
     bad = [
         f"{name}.{key}: option {entry.options[0].key} starts with socket {item.id}"
         for name, schema in schemas.items()
@@ -88,41 +98,67 @@ def test_the_first_option_of_a_dynamic_combo_has_no_socket(schemas):
     assert not bad, "\n".join(bad)
 
 
+def need_japanese(problems: list[str]) -> None:
+    """Japanese texts are welcome, not demanded: what is missing is listed, and fails where a release is made."""
+    if problems and os.environ.get("GUIDANCE_LAB_RELEASE"):
+        pytest.fail("\n".join(problems))
+    if problems:
+        warnings.warn("Japanese texts that are missing:\n" + "\n".join(problems), stacklevel=2)
+
+
+def test_a_missing_japanese_text_is_listed_and_stops_a_release(monkeypatch):
+    monkeypatch.delenv("GUIDANCE_LAB_RELEASE", raising=False)
+    with pytest.warns(UserWarning, match="web/docs/X/ja.md"):
+        need_japanese(["web/docs/X/ja.md"])
+    monkeypatch.setenv("GUIDANCE_LAB_RELEASE", "1")
+    with pytest.raises(pytest.fail.Exception):
+        need_japanese(["web/docs/X/ja.md"])
+
+
 def test_help_pages_in_english_and_japanese(schemas):
     docs = ROOT / "web" / "docs"
-    missing = []
+    missing, untranslated_pages = [], []
     for name in schemas:
         for page in (docs / f"{name}.md", docs / name / "ja.md"):
             if not page.is_file():
-                missing.append(str(page.relative_to(ROOT)))
+                (untranslated_pages if page.name == "ja.md" else missing).append(str(page.relative_to(ROOT)))
                 continue
             text = page.read_text(encoding="utf-8")
             if page.name == "ja.md" and not JAPANESE.search(text):
-                missing.append(f"{page.relative_to(ROOT)} is not Japanese")
+                untranslated_pages.append(f"{page.relative_to(ROOT)} is not Japanese")
             # The frontend resolves relative pictures against web/docs for both languages.
             for picture in re.findall(r"!\[[^]]*\]\((?!https?:)([^)\s]+)", text):
                 if not (docs / picture).is_file():
                     missing.append(f"{page.relative_to(ROOT)} shows {picture}, which is not in web/docs")
     assert not missing, "\n".join(missing)
+    need_japanese(untranslated_pages)
 
 
 def test_help_pages_belong_to_nodes(schemas):
     docs = ROOT / "web" / "docs"
-    pages = {path.stem for path in docs.glob("GuidanceLab_*.md")} | {path.parent.name for path in docs.glob("GuidanceLab_*/*.md")}
+    pages = {path.stem for path in docs.glob("GuidanceLab_*.md")} | {
+        path.parent.name for path in docs.glob("GuidanceLab_*/*.md")
+    }
     assert pages - set(schemas) == set()
 
 
 def test_japanese_names_are_complete(schemas):
     translated = json.loads((ROOT / "locales" / "ja" / "nodeDefs.json").read_text(encoding="utf-8"))
-    problems = [f"{name}: no such node" for name in translated if name not in schemas]
+    unknown = [f"{name}: no such node" for name in translated if name not in schemas]
+    problems = []
     for name, schema in schemas.items():
         entry = translated.get(name, {})
-        problems += [f"{name}: {field}" for field in ("display_name", "description") if not JAPANESE.search(entry.get(field, ""))]
-        nested = {key.replace(".", "_") for key, _ in all_inputs(schema.inputs)}  # the frontend looks up `method_blocks` for method.blocks
+        problems += [
+            f"{name}: {field}" for field in ("display_name", "description") if not JAPANESE.search(entry.get(field, ""))
+        ]
+        nested = {
+            key.replace(".", "_") for key, _ in all_inputs(schema.inputs)
+        }  # the frontend looks up `method_blocks` for method.blocks
         problems += untranslated(f"{name}: input", entry.get("inputs", {}), [item.id for item in schema.inputs], nested)
         outputs = [str(index) for index in range(len(schema.outputs))]
         problems += untranslated(f"{name}: output", entry.get("outputs", {}), outputs, set(outputs))
-    assert not problems, "\n".join(problems)
+    assert not unknown, "\n".join(unknown)
+    need_japanese(problems)
 
 
 def untranslated(where: str, texts: dict, required: list[str], known: set[str]) -> list[str]:

@@ -1,4 +1,6 @@
-"""Objective: Classifier on folders of timm, transformers and WD taggers: the log probability that the network itself gives."""
+"""Objective: Classifier on folders of timm, transformers and WD taggers: the log probability that the network itself
+gives.
+"""
 
 import csv
 import json
@@ -12,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from guidance_lab.nodes.objectives.classifier import find_class
+from guidance_lab.nodes.clip_guidance.objectives.classifier import find_class
 
 NODE = "GuidanceLab_ObjectiveClassifier"
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
@@ -32,10 +34,16 @@ def save_timm(folder, count=5, seed=0, side=32, config=None, change=None):
     folder.mkdir(parents=True)
     options = {"img_size": side, "depth": 2}
     with torch.random.fork_rng(devices=[]):
-        network = tiny_scorers.randomised(timm.create_model("test_vit", num_classes=count, **options), seed)
+        network = tiny_scorers.randomized(timm.create_model("test_vit", num_classes=count, **options), seed)
     save_file({**network.state_dict(), **(change or {})}, folder / "model.safetensors")
     pixels = {"input_size": [3, side, side], "mean": MEAN, "std": STD}
-    content = {"architecture": "test_vit", "num_classes": count, "model_args": options, "pretrained_cfg": pixels, **(config or {})}
+    content = {
+        "architecture": "test_vit",
+        "num_classes": count,
+        "model_args": options,
+        "pretrained_cfg": pixels,
+        **(config or {}),
+    }
     (folder / "config.json").write_text(json.dumps(content))
     return network
 
@@ -50,14 +58,18 @@ def save_transformers(folder, names, **options):
         "patch_size": 8,
     }
     with torch.random.fork_rng(devices=[]):
-        config = transformers.ViTConfig(**sizes, num_labels=4, **({"id2label": dict(enumerate(names))} if names else {}), **options)
-        network = tiny_scorers.randomised(transformers.ViTForImageClassification(config))
+        config = transformers.ViTConfig(
+            **sizes, num_labels=4, **({"id2label": dict(enumerate(names))} if names else {}), **options
+        )
+        network = tiny_scorers.randomized(transformers.ViTForImageClassification(config))
     network.save_pretrained(folder)
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=MEAN, image_std=STD).save_pretrained(
+        folder
+    )
     return network
 
 
-def normalised(view):
+def normalized(view):
     mean, std = (torch.tensor(c)[:, None, None] for c in (MEAN, STD))
     return (view - mean) / std
 
@@ -70,10 +82,10 @@ def scorer(run_node, folder, text, **options):
 def test_timm(models, run_node):
     network = save_timm(models / "timm-tiny", config={"label_names": ["a", "tabby_cat", "c, crab", "d", "e"]})
     view = objective_tools.pictures(2, 32)
-    expected = network(normalised(view)).log_softmax(-1)
+    expected = network(normalized(view)).log_softmax(-1)
     for text, index in (("Tabby Cat", 1), ("crab", 2), ("4", 4)):
         part = scorer(run_node, "timm-tiny", text)
-        assert torch.allclose(part.score(view, objective_tools.moment()), expected[:, index], atol=1e-4)
+        assert torch.allclose(part.score(view, objective_tools.scoring_step()), expected[:, index], atol=1e-4)
     assert (part.side, part.fill) == (32, 0.0)
     objective_tools.check_gradient(part, view)
     objective_tools.check_batch(part, 32)
@@ -82,17 +94,21 @@ def test_timm(models, run_node):
 def test_transformers(models, run_node):
     network = save_transformers(models / "hf" / "vit-tiny", ["owl", "cat", "dog", "fox"])
     view = objective_tools.pictures(2, 32)
-    expected = network(normalised(view)).logits.log_softmax(-1)[:, 2]
+    expected = network(normalized(view)).logits.log_softmax(-1)[:, 2]
     part = scorer(run_node, "hf/vit-tiny", "dog")
-    assert torch.allclose(part.score(view, objective_tools.moment()), expected, atol=1e-5)
+    assert torch.allclose(part.score(view, objective_tools.scoring_step()), expected, atol=1e-5)
     objective_tools.check_gradient(part, view)
 
 
 def test_several_labels_of_transformers(models, run_node):
-    network = save_transformers(models / "multi", ["owl", "cat", "dog", "fox"], problem_type="multi_label_classification")
+    network = save_transformers(
+        models / "multi", ["owl", "cat", "dog", "fox"], problem_type="multi_label_classification"
+    )
     view = objective_tools.pictures(1, 32)
-    expected = torch.nn.functional.logsigmoid(network(normalised(view)).logits)[:, [0, 3]].sum(-1)
-    assert torch.allclose(scorer(run_node, "multi", "owl, fox").score(view, objective_tools.moment()), expected, atol=1e-5)
+    expected = torch.nn.functional.logsigmoid(network(normalized(view)).logits)[:, [0, 3]].sum(-1)
+    assert torch.allclose(
+        scorer(run_node, "multi", "owl, fox").score(view, objective_tools.scoring_step()), expected, atol=1e-5
+    )
 
 
 def test_tagger_reads_blue_first_and_white_padding(models, run_node):
@@ -100,12 +116,15 @@ def test_tagger_reads_blue_first_and_white_padding(models, run_node):
     with (models / "wd-tiny" / "selected_tags.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerows(
-            [["tag_id", "name", "category", "count"], *([i, n, 0, 9] for i, n in enumerate(["1girl", "red_hair", "sky", "x", "y"]))]
+            [
+                ["tag_id", "name", "category", "count"],
+                *([i, n, 0, 9] for i, n in enumerate(["1girl", "red_hair", "sky", "x", "y"])),
+            ]
         )
     view = objective_tools.pictures(2, 32)
     part = scorer(run_node, "wd-tiny", "red hair, sky")
-    expected = torch.nn.functional.logsigmoid(network(normalised(view)[:, [2, 1, 0]]))[:, [1, 2]].sum(-1)
-    assert torch.allclose(part.score(view, objective_tools.moment()), expected, atol=1e-4)
+    expected = torch.nn.functional.logsigmoid(network(normalized(view)[:, [2, 1, 0]]))[:, [1, 2]].sum(-1)
+    assert torch.allclose(part.score(view, objective_tools.scoring_step()), expected, atol=1e-4)
     assert part.fill == 1.0
     objective_tools.check_gradient(part, view)
 
@@ -141,11 +160,19 @@ def test_names_that_are_numbers_and_names_that_look_alike():
 
 def test_bad_folders(models, run_node, pack_nodes):
     save_timm(models / "nameless")
-    refused(run_node, "nameless has no names for its classes, so 'cat' means nothing to it: give the number", "nameless", "cat")
+    refused(
+        run_node,
+        "nameless has no names for its classes, so 'cat' means nothing to it: give the number",
+        "nameless",
+        "cat",
+    )
     refused(run_node, "classes 0 to 4, not 5", "nameless", "5")
     assert scorer(run_node, "nameless", "3").classes == [3]
     refused(run_node, "class of Objective: Classifier is empty", "nameless", " , ")
-    assert "empty" in pack_nodes[NODE].validate_inputs(class_name="") and pack_nodes[NODE].validate_inputs(class_name=None) is True
+    assert (
+        "empty" in pack_nodes[NODE].validate_inputs(class_name="")
+        and pack_nodes[NODE].validate_inputs(class_name=None) is True
+    )
     refused(run_node, "no folder 'gone'", "gone", "1")
     refused(run_node, "weight is nan", "nameless", "1", weight=float("nan"))
 
@@ -159,9 +186,9 @@ def test_bad_folders(models, run_node, pack_nodes):
     refused(run_node, "the weights are not those of 'test_vit'", "other", "1")
     save_timm(models / "nan", change={"head.bias": torch.full((5,), float("nan"))})
     refused(run_node, "makes NaN of a picture", "nan", "1")
-    transformers.ViTModel(transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
-        models / "body"
-    )
+    transformers.ViTModel(
+        transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(models / "body")
     refused(run_node, "body is a ViTModel, not an image classifier", "body", "1")
     (models / "bin").mkdir()
     (models / "bin" / "config.json").write_text('{"architecture": "test_vit"}')

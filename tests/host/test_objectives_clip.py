@@ -1,4 +1,6 @@
-"""Objective: CLIP Text, CLIP Image and Combine: the score is the cosine that open_clip's own functions give, and it has its gradient."""
+"""Objective: CLIP Text, CLIP Image and Combine: the score is the cosine that open_clip's own functions give, and it has
+its gradient.
+"""
 
 import math
 
@@ -9,7 +11,7 @@ import tiny_scorers
 import torch
 import torch.nn.functional as F
 
-from guidance_lab.nodes.scorers import OpenCLIPScorer
+from guidance_lab.nodes.clip_guidance.scorers import OpenCLIPScorer
 
 TEXT, IMAGE, COMBINE = "GuidanceLab_ObjectiveCLIPText", "GuidanceLab_ObjectiveCLIPImage", "GuidanceLab_ObjectiveCombine"
 HALF = (0.5, 0.5, 0.5)
@@ -20,7 +22,7 @@ SIDE = 32
 def scorer(request):
     with torch.inference_mode(request.param):
         made = open_clip.CLIP(**objective_tools.CONFIG) if request.param else objective_tools.tiny_clip()
-        return OpenCLIPScorer(tiny_scorers.randomised(made), open_clip.SimpleTokenizer(), HALF, HALF, SIDE)
+        return OpenCLIPScorer(tiny_scorers.randomized(made), open_clip.SimpleTokenizer(), HALF, HALF, SIDE)
 
 
 def expected_cosine(clip, view, lines):
@@ -35,27 +37,30 @@ def test_text_score_gradient_and_batch(scorer, run_node):
     view = objective_tools.pictures(2, SIDE)
     assert weight == 2.0 and (part.side, part.noisy) == (SIDE, False)
     expected = expected_cosine(scorer.models[0].model, view, ["a red ball", "two blue cars"])
-    assert torch.allclose(part.score(view, objective_tools.moment()), expected, atol=1e-5)
+    assert torch.allclose(part.score(view, objective_tools.scoring_step()), expected, atol=1e-5)
     objective_tools.check_gradient(part, view)
     objective_tools.check_batch(part, SIDE)
 
 
 def test_spherical_is_minus_half_the_squared_angle(scorer, run_node):
     cosine, spherical = (
-        run_node(TEXT, scorer=scorer, text="a red ball", similarity=kind)[0].parts[0][1] for kind in ("cosine", "spherical")
+        run_node(TEXT, scorer=scorer, text="a red ball", similarity=kind)[0].parts[0][1]
+        for kind in ("cosine", "spherical")
     )
     view = objective_tools.pictures(2, SIDE)
-    angle = cosine.score(view, objective_tools.moment()).double().acos()
-    assert torch.allclose(spherical.score(view, objective_tools.moment()).double(), -(angle**2) / 2, atol=1e-4)
-    parallel = F.cosine_similarity(objective_tools.gradient(cosine, view).flatten(1), objective_tools.gradient(spherical, view).flatten(1))
+    angle = cosine.score(view, objective_tools.scoring_step()).double().acos()
+    assert torch.allclose(spherical.score(view, objective_tools.scoring_step()).double(), -(angle**2) / 2, atol=1e-4)
+    parallel = F.cosine_similarity(
+        objective_tools.gradient(cosine, view).flatten(1), objective_tools.gradient(spherical, view).flatten(1)
+    )
     assert (parallel > 0.9999).all()
 
 
 def test_a_picture_is_most_like_itself(scorer, run_node):
     reference, other = objective_tools.pictures(2, SIDE).split(1)
     ((_, part),) = run_node(IMAGE, scorer=scorer, image=reference.movedim(1, -1))[0].parts
-    assert float(part.score(reference, objective_tools.moment())) == pytest.approx(1, abs=1e-5)
-    assert float(part.score(other, objective_tools.moment())) < 0.999
+    assert float(part.score(reference, objective_tools.scoring_step())) == pytest.approx(1, abs=1e-5)
+    assert float(part.score(other, objective_tools.scoring_step())) < 0.999
     objective_tools.check_gradient(part, other)
 
 

@@ -1,4 +1,6 @@
-"""Every objective in CLIP Guidance, in a sampling run: its score rises, or falls with a negative weight; a repeated run is the same."""
+"""Every objective in CLIP Guidance, in a sampling run: its score rises, or falls with a negative weight; a repeated run
+is the same.
+"""
 
 import folder_paths
 import objective_tools
@@ -8,8 +10,8 @@ import tiny_scorers
 import torch
 
 from guidance_lab.guidance.crops import whole_view
+from guidance_lab.nodes.clip_guidance.scorers import OpenCLIPScorer
 from guidance_lab.nodes.host.decode import make_decoder
-from guidance_lab.nodes.scorers import OpenCLIPScorer
 
 RGB = {"decoder": "latent_rgb"}
 HALF = (0.5, 0.5, 0.5)
@@ -18,7 +20,9 @@ WHERE = {"classifiers": "classifiers/tiny/config.json", "captioners": "captioner
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Folders of models/ with a classifier, a BLIP and GLIDE's two files, found as those of extra_model_paths.yaml are."""
+    """Folders of models/ with a classifier, a BLIP and GLIDE's two files, found as those of extra_model_paths.yaml
+    are.
+    """
     root = tmp_path_factory.mktemp("models")
     for name in (*WHERE.values(), "clip_vision/clip_image_enc.pt", "clip_vision/clip_text_enc.pt"):
         tiny_scorers.write(root, name)
@@ -44,7 +48,11 @@ def objective(run_node, files, clip):
         "CLIPImage": {"scorer": clip, "image": picture},
         "Classifier": {"classifier": "tiny", "class_name": "tabby"},
         "ImageTextMatch": {"model": "itm", "text": "a red ball"},
-        "NoisedCLIP": {**glide, "text": "a red ball", "looks_at": {"looks_at": "estimate", "timestep": 100, "draws": 2}},
+        "NoisedCLIP": {
+            **glide,
+            "text": "a red ball",
+            "looks_at": {"looks_at": "estimate", "timestep": 100, "draws": 2},
+        },
     }
 
     def make(kind, weight=1.0):
@@ -70,7 +78,10 @@ def test_the_score_follows_the_weight(tiny_model, cond, latent, sample, run_node
     def score(samples):
         picture = make_decoder(RGB, tiny_model, gradient=False).decode(tiny_model.model.process_latent_in(samples))
         with torch.inference_mode():
-            return sum(w * part.score(whole_view(picture, part.side), objective_tools.moment()) for w, part in raised.parts)
+            return sum(
+                w * part.score(whole_view(picture, part.side), objective_tools.scoring_step())
+                for w, part in raised.parts
+            )
 
     stock = run(tiny_model)
     state = torch.get_rng_state()  # ComfyUI's noise seeds the global generator

@@ -5,7 +5,7 @@ import tiny_networks
 import torch
 from per_block_tools import attentions, conditioning, contexts_by_hook
 
-from guidance_lab.nodes.host.cross_attention import LayerPrompts, Stretch, carry, layer_table, read_layer_prompts
+from guidance_lab.nodes.layers.cross_attention import LayerPrompts, Stretch, carry, layer_table, read_layer_prompts
 
 SIGMA = 3.0
 
@@ -73,7 +73,10 @@ def test_a_step_on_a_border_belongs_to_the_earlier_stretch(unet, base):
     """And the noise level decides which stretch it is, not a count of steps."""
     (early, late), table = contexts(2), layer_table(unet)
     whole = LayerPrompts(
-        table, base[0][0], ({"cross_attn": early}, {"cross_attn": late}), (Stretch(0.5, (0,) * 11), Stretch(1.0, (1,) * 11))
+        table,
+        base[0][0],
+        ({"cross_attn": early}, {"cross_attn": late}),
+        (Stretch(0.5, (0,) * 11), Stretch(1.0, (1,) * 11)),
     )
     cond = [carry(base[0], whole)]
     border = float(unet.model.model_sampling.percent_to_sigma(0.5))

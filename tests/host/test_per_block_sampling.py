@@ -1,8 +1,11 @@
 """Layer prompts in whole samplings: each conditioning keeps its own, whatever the host or another node does with it.
 
-The reference is the stock model whose conditionings are evaluated one at a time, with PyTorch hooks on the attention of the one that has
-layer prompts. Batched and single evaluations differ by float noise also without the pack, hence the tolerance.
+The reference is the stock model whose conditionings are evaluated one at a time, with PyTorch hooks on the attention of
+the one that has layer prompts. Batched and single evaluations differ by float noise also without the pack, hence the
+tolerance.
 """
+
+from dataclasses import replace
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -18,9 +21,9 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import PerpNeg, PerpNegGuider
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from pair_tools import CallCounter, run_guider, with_lora
-from per_block_tools import conditioning, told_apart
+from per_block_tools import attentions, conditioning, contexts_by_hook, told_apart
 
-from guidance_lab.nodes.host.cross_attention import layer_table, read_layer_prompts
+from guidance_lab.nodes.layers.cross_attention import KEY, carry, layer_table, read_layer_prompts
 
 
 def texts(count, seed, tokens=5):
@@ -28,21 +31,28 @@ def texts(count, seed, tokens=5):
 
 
 class Case:
-    """A tiny UNet of 11 layers, two conditionings with layer prompts (A, B) and plain ones, for the pack and for the reference."""
+    """A tiny UNet of 11 layers, two conditionings with layer prompts (A, B) and plain ones, for the pack and for the
+    reference.
+    """
 
     def __init__(self):
         self.model = tiny_networks.build("SD15")
         table = layer_table(self.model)
         self.bases, self.layers = texts(2, 50), [texts(len(table), 100), texts(len(table), 200)]
         (self.a, self.b) = (
-            conditioning(table, base, layers, range(len(table))) for base, layers in zip(self.bases, self.layers, strict=True)
+            conditioning(table, base, layers, range(len(table)))
+            for base, layers in zip(self.bases, self.layers, strict=True)
         )
         self.plain = [[base, {}] for base in self.bases]
         self.negative, self.middle = tiny_networks.positive(2), tiny_networks.positive(3)
 
     def models(self, change=lambda model: model):
-        """The same change on both: the model that reads layer prompts, and the reference that is told them from outside."""
-        return read_layer_prompts(change(self.model)), told_apart(change(self.model), list(zip(self.bases, self.layers, strict=True)))
+        """The same change on both: the model that reads layer prompts, and the reference that is told them from
+        outside.
+        """
+        return read_layer_prompts(change(self.model)), told_apart(
+            change(self.model), list(zip(self.bases, self.layers, strict=True))
+        )
 
 
 @pytest.fixture
@@ -62,14 +72,20 @@ def same(ours, reference, other):
 
 @pytest.fixture
 def check(case, latent, sample):
-    """Samples with `build(a, b)` → (positive, negative) from the pack's conditionings, and from the plain ones for the reference."""
+    """Samples with `build(a, b)` → (positive, negative) from the pack's conditionings, and from the plain ones for the
+    reference.
+    """
 
     def run(build, change=lambda model: model, start=None, **options):
         start = start or latent(h=8, w=8, seed=7)
         ours, reference = case.models(change)
         plain = build([case.plain[0]], [case.plain[1]])
         result = sample(ours, *build(case.a, case.b), start, steps=2, **options)
-        same(result, sample(reference, *plain, start, steps=2, **options), sample(change(case.model), *plain, start, steps=2, **options))
+        same(
+            result,
+            sample(reference, *plain, start, steps=2, **options),
+            sample(change(case.model), *plain, start, steps=2, **options),
+        )
 
     return run
 
@@ -95,7 +111,12 @@ def test_masks_and_timestep_ranges(case, check):
     mask = torch.zeros(1, 8, 8)
     mask[:, 2:6, :4] = 1.0
     check(lambda a, b: (values(a, mask=mask, mask_strength=0.9) + b, case.negative))
-    check(lambda a, b: (values(a, start_percent=0.0, end_percent=0.5) + values(b, start_percent=0.5, end_percent=1.0), case.negative))
+    check(
+        lambda a, b: (
+            values(a, start_percent=0.0, end_percent=0.5) + values(b, start_percent=0.5, end_percent=1.0),
+            case.negative,
+        )
+    )
 
 
 def test_inpainting(case, check, latent):
@@ -118,8 +139,12 @@ def test_hooks_on_one_side(case, check):
 
 def guiders(case):
     return {
-        "dual": lambda model, a: DualCFGGuider.execute(model, case.middle, a, case.negative, 3.0, 2.0, "regular").result[0],
-        "dual nested": lambda model, a: DualCFGGuider.execute(model, a, case.middle, case.negative, 3.0, 2.0, "nested").result[0],
+        "dual": lambda model, a: DualCFGGuider.execute(
+            model, case.middle, a, case.negative, 3.0, 2.0, "regular"
+        ).result[0],
+        "dual nested": lambda model, a: DualCFGGuider.execute(
+            model, a, case.middle, case.negative, 3.0, 2.0, "nested"
+        ).result[0],
         "perp-neg": lambda model, a: PerpNegGuider.execute(model, a, case.negative, case.middle, 3.0, 1.0).result[0],
     }
 
@@ -151,7 +176,9 @@ def test_other_nodes_on_the_model(case, check, latent, name):
 
 
 def test_attention_replacers_and_patches_compose(case, check):
-    """What IPAdapter-like packs do: attention of their own on projected keys and values, and patches that add to the context."""
+    """What IPAdapter-like packs do: attention of their own on projected keys and values, and patches that add to the
+    context.
+    """
 
     def replaced(model):
         patched = model.clone()
@@ -167,7 +194,9 @@ def test_attention_replacers_and_patches_compose(case, check):
 
 
 def test_attn2_patches_see_the_layers_own_context(case, latent, sample):
-    """As the hypernetwork node: a patch set before or after ours gets the layer's context, here to check that it is that."""
+    """As the hypernetwork node: a patch set before or after ours gets the layer's context, here to check that it is
+    that.
+    """
     seen = []
 
     def patch(n, context, value, extra):
@@ -186,7 +215,11 @@ def test_attn2_patches_see_the_layers_own_context(case, latent, sample):
 @pytest.fixture
 def control():
     """A small ControlNet with random weights and a random hint, for the UNet of `Case`."""
-    layout = {key: value for key, value in tiny_networks.SD15.items() if key not in ("out_channels", "transformer_depth_output")}
+    layout = {
+        key: value
+        for key, value in tiny_networks.SD15.items()
+        if key not in ("out_channels", "transformer_depth_output")
+    }
     with torch.inference_mode(False):
         network = comfy.cldm.cldm.ControlNet(
             hint_channels=3, operations=comfy.ops.disable_weight_init, dtype=torch.float32, **layout
@@ -202,6 +235,36 @@ def test_controlnet_reads_the_base_or_what_was_chosen(case, check, control):
     options = {"control": control, "control_apply_to_uncond": True}
     check(lambda a, b: (values(a, **options), case.negative))
     check(lambda a, b: (values(a, **options, cross_attn_controlnet=texts(1, 300)[0]), case.negative))
+
+
+def test_a_controlnets_layers_can_read_what_the_unets_read(case, control, latent, sample):
+    """Against PyTorch hooks on the ControlNet's own attention; batched with a plain negative it is the same."""
+    start = latent(seed=7)
+
+    def matching(entries):
+        carried = entries[0][1]["model_conds"][KEY].cond
+        return values([carry([case.bases[0], {}], replace(carried, matching_control=True))], control=control)
+
+    model, reference = case.models()
+    attention = [module for _, module in attentions(control.control_model)]
+    assert len(attention) == 5  # four on the way down and the middle
+    with torch.inference_mode(False):
+        for module in attention:
+            module.to_out[0].weight *= 30.0  # among random weights the text decides little
+    ours = sample(model, matching(case.a), case.negative, start, steps=2)
+    with contexts_by_hook(attention, case.layers[0][:5]):
+        expected = sample(reference, values([case.plain[0]], control=control), case.negative, start, steps=2)
+    base = sample(model, values(case.a, control=control), case.negative, start, steps=2)
+    same(ours, expected, base)
+    both = {"control": control, "control_apply_to_uncond": True}
+    apart = model.clone()
+    apart.add_object_patch("memory_required", lambda *args, **kwargs: float("inf"))
+    counter = CallCounter(model)
+    together = sample(counter.model, values(matching(case.a), **both), case.negative, start, steps=2)
+    assert counter.rows == [2, 2]
+    split = sample(apart, values(matching(case.a), **both), case.negative, start, steps=2)
+    assert (together - split).abs().max() <= 1e-5 * split.abs().max()
+    assert not any(module._forward_pre_hooks for module in control.control_model.modules())
 
 
 @pytest.mark.parametrize("tokens", [5, 10])

@@ -1,4 +1,6 @@
-"""CLIP Scorer Loader, from ComfyUI's own CLIP and CLIP_VISION: ComfyUI's numbers with a gradient; what is no pair is refused."""
+"""CLIP Scorer Loader, from ComfyUI's own CLIP and CLIP_VISION: ComfyUI's numbers with a gradient; what is no pair is
+refused.
+"""
 
 import comfy.clip_model
 import comfy.clip_vision
@@ -10,16 +12,18 @@ import tiny_scorers
 import torch
 
 from guidance_lab.guidance.similarity import cosine
-from guidance_lab.nodes.host import clip_towers
-from guidance_lab.nodes.scorers import CLIPSimilarity
+from guidance_lab.nodes.clip_guidance import clip_towers
+from guidance_lab.nodes.clip_guidance.scorers import CLIPSimilarity
 
 NODE = "GuidanceLab_CLIPScorerLoader"
 VISION = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
     "projection_dim": 48, "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "num_channels": 3,
 }  # fmt: skip
 TEXT = {
-    "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 77,
+    "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "max_position_embeddings": 77,
     "hidden_act": "quick_gelu", "eos_token_id": 49407,
 }  # fmt: skip
 
@@ -28,7 +32,7 @@ def clip_vision(seed=1, **options):
     """A CLIP_VISION as its loader node makes it: in inference mode."""
     with torch.inference_mode():
         model = comfy.clip_vision.ClipVisionModel({**VISION, **options})
-        tiny_scorers.randomised(model.model, seed)
+        tiny_scorers.randomized(model.model, seed)
     return model
 
 
@@ -46,7 +50,7 @@ def clip(seed=2):
     """A CLIP with one CLIP text tower, 48 wide."""
     with torch.inference_mode():
         made = comfy.sd.CLIP(Target)
-        tiny_scorers.randomised(made.cond_stage_model, seed)
+        tiny_scorers.randomized(made.cond_stage_model, seed)
     return made
 
 
@@ -91,7 +95,9 @@ def test_the_users_models_are_left_alone(load):
     text, vision = clip(), clip_vision()
     kept = [value.clone() for value in vision.model.state_dict().values()]
     scorer = load(text, vision)
-    objective_tools.gradient(CLIPSimilarity(scorer, scorer.embed_lines(["x"]), cosine, "test"), objective_tools.pictures(1, 28))
+    objective_tools.gradient(
+        CLIPSimilarity(scorer, scorer.embed_lines(["x"]), cosine, "test"), objective_tools.pictures(1, 28)
+    )
     assert all(torch.equal(a, b) for a, b in zip(kept, vision.model.state_dict().values(), strict=True))
     assert all(p.is_inference() for p in vision.model.parameters())
     assert scorer.models[0].model is not vision.model
@@ -128,7 +134,7 @@ REFUSALS = [
 @pytest.mark.parametrize("source", [None, {"source": "moon"}])
 def test_an_option_that_is_gone(run_node, source):
     """ComfyUI queues a prompt with an option it does not know, without its inputs."""
-    with pytest.raises(ValueError, match="choose file or comfyui"):
+    with pytest.raises(ValueError, match="choose (one of )?file(,| or) comfyui"):
         run_node(NODE, source=source)
 
 
@@ -142,7 +148,9 @@ def test_what_is_no_pair(load, make, message):
 def test_a_text_tower_of_another_model(load, monkeypatch):
     """Equal projections are not enough: ViT-bigG's vision tower with a text tower of the wrong depth."""
     monkeypatch.setitem(clip_towers._PARTNERS, (32, 48), ("ViT-tiny", 48, 12))
-    with pytest.raises(ValueError, match="ViT-tiny, whose text tower is 48 wide with 12 layers, and this CLIP's is 48 wide with 3"):
+    with pytest.raises(
+        ValueError, match="ViT-tiny, whose text tower is 48 wide with 12 layers, and this CLIP's is 48 wide with 3"
+    ):
         load(clip(), clip_vision())
 
 

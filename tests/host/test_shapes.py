@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from demo import shipped
-from demo.render import render
-from demo.sampling import encode
-from demo.world import random_scene
+from guidance_lab.experiments.sampling import encode
+from guidance_lab.shapes import shipped
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import random_scene
 
 
 @pytest.fixture
@@ -32,7 +32,11 @@ def test_outputs_are_the_hosts_own_objects(models):
         assert isinstance(patcher.model.latent_format, comfy.latent_formats.SD15)
         assert isinstance(patcher.model.model_sampling, comfy.model_sampling.EPS)
     assert isinstance(clip, comfy.sd.CLIP) and isinstance(vae, comfy.sd.VAE)
-    layers = [m for m in model.model.diffusion_model.modules() if isinstance(m, comfy.ldm.modules.attention.BasicTransformerBlock)]
+    layers = [
+        m
+        for m in model.model.diffusion_model.modules()
+        if isinstance(m, comfy.ldm.modules.attention.BasicTransformerBlock)
+    ]
     assert len(layers) == 16
     assert small.model_size() < model.model_size()
     assert early.model_size() == model.model_size()
@@ -75,7 +79,9 @@ def test_the_vae_has_the_latent_scale_of_sd15(models):
 
 
 def test_the_early_guide_is_a_weaker_version(models):
-    """Autoguidance needs a guide that is wrong in the same way but more: further from the pictures, at every noise level."""
+    """Autoguidance needs a guide that is wrong in the same way but more: further from the pictures, at every noise
+    level.
+    """
     model, clip, vae, early, small = models[:5]
     rng = np.random.default_rng(12)
     scenes = [random_scene(rng) for _ in range(64)]

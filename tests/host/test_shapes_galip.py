@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from nodes import CLIPTextEncode
 
-from demo.read import judge, read
-from demo.world import COLOURS, OBJECTS, parse
+from guidance_lab.shapes.read import judge, read
+from guidance_lab.shapes.world import COLOURS, OBJECTS, parse
 
 
 def test_the_text_arrives(run_node):
-    """Far above chance, one in six for a colour: the pooled output is the sentence that the generator was trained with."""
+    """Far above chance, one in six for a colour: the pooled output is the sentence that the generator was trained
+    with.
+    """
     outputs = run_node("GuidanceLab_ShapesDemoModels")
     clip, galip = outputs[1], next(value for value in outputs if type(value).__name__ == "Galip")
     scores = []

@@ -1,4 +1,6 @@
-"""Guidance Trace in real sampling: bit-identical pictures, and numbers equal to those of an independent post-CFG hook."""
+"""Guidance Trace in real sampling: bit-identical pictures, and numbers equal to those of an independent post-CFG
+hook.
+"""
 
 import json
 
@@ -6,6 +8,8 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider
 from pair_tools import CallCounter, pair, run_guider
+
+pytestmark = pytest.mark.side(4)
 
 CFG, WEIGHT = 3.0, 1.7
 
@@ -59,7 +63,9 @@ def test_no_extra_model_evaluation(tiny_model, cond, latent, sample, run_node):
     sample(model, cond(1), cond(2), latent(), steps=3, cfg=CFG)
     assert counter.calls == 3
     evaluations = read(run_node, trace)["evaluations"]
-    assert [e["costs"] for e in evaluations] == [[{**e["costs"][0], "name": "model", "calls": 1, "predictions": 2.0}] for e in evaluations]
+    assert [e["costs"] for e in evaluations] == [
+        [{**e["costs"][0], "name": "model", "calls": 1, "predictions": 2.0}] for e in evaluations
+    ]
 
 
 @pytest.mark.parametrize("wiring", ["trace after pair", "trace before pair"])
@@ -73,7 +79,9 @@ def test_numbers_equal_an_independent_computation(tiny_model, tiny_model_b, cond
         model = pair(run_node, model, tiny_model_b, WEIGHT)
     final: list[dict] = []
     guided = sample(hooked(model, final), positive, negative, start, steps=3, cfg=CFG)
-    assert torch.equal(guided, sample(pair(run_node, tiny_model, tiny_model_b, WEIGHT), positive, negative, start, steps=3, cfg=CFG))
+    assert torch.equal(
+        guided, sample(pair(run_node, tiny_model, tiny_model_b, WEIGHT), positive, negative, start, steps=3, cfg=CFG)
+    )
 
     record = read(run_node, trace)
     assert len(record["evaluations"]) == len(kept) == 3
@@ -90,7 +98,10 @@ def test_numbers_equal_an_independent_computation(tiny_model, tiny_model_b, cond
         assert autoguidance["size"] == pytest.approx((norms(added) / norms(cond_x0)).mean().item(), rel=1e-4)
         assert autoguidance["cosine"] == pytest.approx(mean_cosine(added, direction), abs=1e-4)
         assert 0 < sum(c["seconds"] for c in evaluation["costs"]) <= evaluation["seconds"]
-        assert {c["name"]: (c["calls"], c["predictions"]) for c in evaluation["costs"]} == {"model": (1, 2.0), "Autoguidance": (1, 1.0)}
+        assert {c["name"]: (c["calls"], c["predictions"]) for c in evaluation["costs"]} == {
+            "model": (1, 2.0),
+            "Autoguidance": (1, 1.0),
+        }
 
 
 def test_without_cfg_there_is_no_direction(tiny_model, tiny_model_b, cond, latent, sample, run_node):
@@ -128,7 +139,11 @@ def test_under_the_guiders_of_samplercustomadvanced(tiny_model, tiny_model_b, co
     positive, negative, start = cond(1), cond(2), latent()
     model, trace = traced(run_node, pair(run_node, tiny_model, tiny_model_b, WEIGHT))
     cfg = CFG if kind == "CFGGuider" else 1.0
-    guider = CFGGuider.execute(model, positive, negative, cfg)[0] if kind == "CFGGuider" else BasicGuider.execute(model, positive)[0]
+    guider = (
+        CFGGuider.execute(model, positive, negative, cfg)[0]
+        if kind == "CFGGuider"
+        else BasicGuider.execute(model, positive)[0]
+    )
     run_guider(guider, start)
     custom = read(run_node, trace)["evaluations"]
     sample(model, positive, negative, start, steps=2, cfg=cfg)
@@ -137,7 +152,9 @@ def test_under_the_guiders_of_samplercustomadvanced(tiny_model, tiny_model_b, co
 
 
 def test_every_run_has_its_own_record(tiny_model, cond, latent, sample, run_node):
-    """The trace node stays cached while the sampler runs again: the same handle must give the newest run, and only that."""
+    """The trace node stays cached while the sampler runs again: the same handle must give the newest run, and only
+    that.
+    """
     model, trace = traced(run_node, tiny_model)
     sample(model, cond(1), cond(2), latent(), steps=2, cfg=CFG, seed=1)
     first = read(run_node, trace)

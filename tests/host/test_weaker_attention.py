@@ -1,15 +1,15 @@
 """Weaker Version, the attention methods, each against its own definition on real UNets and diffusion transformers."""
 
-
 import pytest
 import tiny_networks
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from weaker_tools import DITS, JOINT, SIGMA, UNETS, hooked, predict, stages
 
-from guidance import weaker
+from guidance_lab.guidance import weaker
 
-# --- attention on UNets -------------------------------------------------------------------------------------------------
+# --- attention on UNets
+# -------------------------------------------------------------------------------------------------
 
 
 def self_attentions(model, *blocks):
@@ -21,7 +21,10 @@ def test_unet_identity_attention_returns_the_values(networks, weaken, name):
     model = networks(name)
     weak = predict(weaken(model, "identity_attention", blocks="default"), name)
     modules = self_attentions(model, ("middle", 0))
-    with hooked(modules, lambda attn: attn.register_forward_hook(lambda module, args, output: module.to_out(module.to_v(args[0])))):
+    with hooked(
+        modules,
+        lambda attn: attn.register_forward_hook(lambda module, args, output: module.to_out(module.to_v(args[0]))),
+    ):
         assert torch.equal(weak, predict(model, name))
 
 
@@ -30,8 +33,12 @@ def blurred_by_hand(x, height, width, sigma):
     out = torch.empty_like(x)
     for token in range(height * width):
         row, column = divmod(token, width)
-        distance = torch.tensor([(row - other // width) ** 2 + (column - other % width) ** 2 for other in range(height * width)])
-        weights = torch.ones(height * width) if sigma is None else torch.exp(-distance.double() / (2 * sigma**2)).float()
+        distance = torch.tensor(
+            [(row - other // width) ** 2 + (column - other % width) ** 2 for other in range(height * width)]
+        )
+        weights = (
+            torch.ones(height * width) if sigma is None else torch.exp(-distance.double() / (2 * sigma**2)).float()
+        )
         out[:, token] = (x * (weights / weights.sum())[None, :, None]).sum(1)
     return out
 
@@ -70,7 +77,8 @@ def test_unet_token_shuffle_permutes_the_input_of_each_block(networks, weaken, n
         assert torch.allclose(weak, predict(model, name), atol=2e-5)
 
 
-# --- attention on diffusion transformers --------------------------------------------------------------------------------
+# --- attention on diffusion transformers
+# --------------------------------------------------------------------------------
 
 ALL_BLOCKS = {"Flux": "double:0-3, single:0-3", "Chroma": "double:0-2, single:0-2", "SD3": "double:0-3"}
 GRID = (4, 3)  # an 8 x 6 latent in patches of 2
@@ -113,7 +121,9 @@ def test_dit_blurred_queries(networks, weaken, name, sigma):
     weak = predict(weaken(model, "blurred_queries", blocks=ALL_BLOCKS[name], blur_sigma=sigma), name)
 
     def blurred(q, k, v):
-        image = blurred_by_hand(q[..., TEXT:, :].flatten(0, 1), *GRID, None if sigma == 9999.0 else sigma).unflatten(0, q.shape[:2])
+        image = blurred_by_hand(q[..., TEXT:, :].flatten(0, 1), *GRID, None if sigma == 9999.0 else sigma).unflatten(
+            0, q.shape[:2]
+        )
         q = torch.cat((q[..., :TEXT, :], image), dim=-2)
         return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
 
@@ -137,7 +147,9 @@ def test_sd35_second_attention_over_image_tokens_only(weaken):
 
 @pytest.mark.parametrize("name", JOINT)
 def test_attention_of_another_pack_still_runs(networks, weaken, name):
-    """An attention override that was on the model (SageAttention and the like) computes what the weakening leaves over."""
+    """An attention override that was on the model (SageAttention and the like) computes what the weakening leaves
+    over.
+    """
     model = networks(name)
     calls = []
 
@@ -148,7 +160,9 @@ def test_attention_of_another_pack_still_runs(networks, weaken, name):
     model.model_options["transformer_options"]["optimized_attention_override"] = counting
     weak = weaken(model, "blurred_queries", blocks="default", blur_sigma=3.0)
     plain = networks(name)
-    assert torch.equal(predict(weak, name), predict(weaken(plain, "blurred_queries", blocks="default", blur_sigma=3.0), name))
+    assert torch.equal(
+        predict(weak, name), predict(weaken(plain, "blurred_queries", blocks="default", blur_sigma=3.0), name)
+    )
     per_run = len(calls)
     predict(model, name)
     assert per_run == len(calls) - per_run > 0
@@ -183,7 +197,10 @@ def test_dit_token_shuffle_scrambles_the_update_of_a_block(networks, weaken, nam
         changed = torch.cat((out[:, :first], changed[:, first:]), dim=1)
         return (changed, output[1]) if image_first else ((output[0], changed) if name == "SD3" else changed)
 
-    handles = [block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after, with_kwargs=True)]
+    handles = [
+        block.register_forward_pre_hook(before, with_kwargs=True),
+        block.register_forward_hook(after, with_kwargs=True),
+    ]
     try:
         assert torch.allclose(weak, predict(model, name), atol=2e-5)
     finally:

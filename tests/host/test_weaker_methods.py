@@ -1,4 +1,6 @@
-"""Weaker Version, block skip, higher sigma and blended weights, each against its own definition on real ComfyUI networks."""
+"""Weaker Version, block skip, higher sigma and blended weights, each against its own definition on real ComfyUI
+networks.
+"""
 
 import contextlib
 
@@ -8,9 +10,10 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from weaker_tools import SIGMA, UNETS, hooked, predict, stages
 
-from guidance import weaker
+from guidance_lab.guidance import weaker
 
-# --- block skip ---------------------------------------------------------------------------------------------------------
+# --- block skip
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -28,7 +31,11 @@ def without(network, shortened):
     whole = {attribute: getattr(network, attribute) for attribute in shortened}
     try:
         for attribute, indices in shortened.items():
-            setattr(network, attribute, torch.nn.ModuleList(block for i, block in enumerate(whole[attribute]) if i not in indices))
+            setattr(
+                network,
+                attribute,
+                torch.nn.ModuleList(block for i, block in enumerate(whole[attribute]) if i not in indices),
+            )
         yield
     finally:
         for attribute, blocks in whole.items():
@@ -84,7 +91,8 @@ def test_stochastic_skip_is_drawn_by_seed_and_sigma(networks, weaken, name):
     assert any(not torch.equal(predict(weak, name, sigma), predict(other, name, sigma)) for sigma in sigmas)
 
 
-# --- higher sigma -------------------------------------------------------------------------------------------------------
+# --- higher sigma
+# -------------------------------------------------------------------------------------------------------
 
 
 def network_output(model, x_in, t, name):
@@ -123,14 +131,17 @@ def test_higher_sigma_shifts_only_the_timestep_flow(networks, weaken, name):
 
 
 def test_higher_sigma_stops_at_the_highest_one(networks, weaken):
-    """At sigma_max there is no higher noise level that the network knows: the prediction is the model's own, bit for bit."""
+    """At sigma_max there is no higher noise level that the network knows: the prediction is the model's own, bit for
+    bit.
+    """
     model = networks("Flux")
     weak = weaken(model, "higher_sigma", sigma_shift=0.5)
     assert torch.equal(predict(weak, "Flux", 1.0), predict(model, "Flux", 1.0))
     assert not torch.equal(predict(weak, "Flux", 0.99), predict(model, "Flux", 0.99))
 
 
-# --- weights ------------------------------------------------------------------------------------------------------------
+# --- weights
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("amount", [0.25, 1.0])

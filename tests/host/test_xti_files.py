@@ -12,9 +12,9 @@ import torch
 import xti_layouts as layouts
 from comfy.cli_args import args
 
-import xti
-from guidance_lab.nodes.xti_files import XTILoader, XTISave, xti_files
-from xti.layers import named_table
+from guidance_lab import xti
+from guidance_lab.nodes.layers.xti_files import XTILoader, XTISave, xti_files
+from guidance_lab.xti.layers import named_table
 
 VALUES = layouts.rows(seed=1)
 SD1 = named_table("sd1")
@@ -52,7 +52,8 @@ def rows(loaded) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "data", "source"), [
     ("kohya.safetensors", layouts.kohya(VALUES), "kohya"), ("kohya.pt", layouts.kohya(VALUES), "kohya"),
-    ("kohya.ckpt", dict(reversed(layouts.kohya(VALUES).items())), "kohya"), ("seongmon.bin", layouts.numbered(VALUES), "seongmon"),
+    ("kohya.ckpt", dict(reversed(layouts.kohya(VALUES).items())), "kohya"), ("seongmon.bin", layouts.numbered(VALUES),
+    "seongmon"),
     ("plus.safetensors", layouts.promptplusplus(VALUES, VALUES[0, 0]), "promptplusplus"),
     ("ed.pth", layouts.ed_lora({"<new1>": VALUES[:, 0]}), "ed-lora"),
 ])  # fmt: skip
@@ -66,7 +67,9 @@ def test_mkshings_seven_tokens_and_a_textual_inversion(folders, run_node):
     tied = VALUES.clone()
     tied[7:] = tied[7]
     loaded = load(run_node, put(folders, "mk.bin", layouts.numbered(tied)))
-    assert loaded.source == "mkshing" and torch.equal(rows(loaded), VALUES[[0, 0, 1, 1, 2, 2, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6]])
+    assert loaded.source == "mkshing" and torch.equal(
+        rows(loaded), VALUES[[0, 0, 1, 1, 2, 2, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6]]
+    )
     inversion = load(run_node, put(folders, "ti.safetensors", {"emb_params": VALUES[3]}))
     assert inversion.shared and torch.equal(inversion.layers["MID"], VALUES[3])
 
@@ -105,7 +108,8 @@ def test_bad_files_are_refused_with_their_name(folders, run_node, monkeypatch):
     (folder / "cut.safetensors").write_bytes((folder / "cut.safetensors").read_bytes()[:-100])
     (folder / "plain.pt").write_bytes(pickle.dumps({"MID": 1}))
     reasons = {
-        "code.pt": "contains Python code", "short.safetensors": "7 of 16 layers are missing", "wide.safetensors": "different shapes",
+        "code.pt": "contains Python code", "short.safetensors": "7 of 16 layers are missing",
+        "wide.safetensors": "different shapes",
         "lora.safetensors": "this is a LoRA", "cut.safetensors": "damaged", "plain.pt": "",
     }  # fmt: skip
     for name, reason in reasons.items():
@@ -164,7 +168,7 @@ def test_save_never_overwrites(folders, run_node):
     for _ in range(3):
         run_node("GuidanceLab_XTISave", xti=loaded, filename_prefix="xti/x", dtype="float32")
     assert [path.name for path in saved(folders)] == [f"x_0000{i}_.safetensors" for i in (1, 2, 3)]
-    with pytest.raises(Exception, match="outside the output folder"):
+    with pytest.raises(ValueError, match="leads out of the output folder"):
         run_node("GuidanceLab_XTISave", xti=loaded, filename_prefix="../x", dtype="float32")
 
 

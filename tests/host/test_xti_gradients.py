@@ -1,4 +1,6 @@
-"""The networks while a token is learned: gradients of every layer, the loss that is minimised, and that sampling sees the same."""
+"""The networks while a token is learned: gradients of every layer, the loss that is minimized, and that sampling sees
+the same.
+"""
 
 import comfy.model_sampling
 import pytest
@@ -9,9 +11,9 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from xti_tools import opened, outside_inference
 
-from guidance_lab.nodes.host.token_training import trainable_table
-from xti import XTI
-from xti.losses import reconstruction_loss, velocity_scale
+from guidance_lab.nodes.layers.token_training import trainable_table
+from guidance_lab.xti import XTI
+from guidance_lab.xti.losses import reconstruction_loss, velocity_scale
 
 SHAPE = (3, 4, 8, 8)
 
@@ -34,7 +36,11 @@ def random_rows(layers: int, vectors: int = 1, width: int = 24, seed: int = 2) -
 def pictures(seed: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Clean latents, noise, and numbers of noise levels from low to high."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(SHAPE, generator=generator), torch.randn(SHAPE, generator=generator), torch.tensor([50, 500, 950])
+    return (
+        torch.randn(SHAPE, generator=generator),
+        torch.randn(SHAPE, generator=generator),
+        torch.tensor([50, 500, 950]),
+    )
 
 
 def loss_of(network, rows):
@@ -128,7 +134,10 @@ def test_the_loss_of_a_v_model_is_the_error_of_v(sd1, zsnr):
         sigma = network.sigmas[levels][:, None, None, None]
         expected = (noise - sigma * clean) / (sigma**2 + 1).sqrt()
         assert loss.item() == pytest.approx((v - expected).square().mean().item(), rel=1e-3)
-        assert torch.equal(network.predict(clean, noise, levels, network.encode(0, random_rows(16)))[1], velocity_scale(sigma.flatten()))
+        assert torch.equal(
+            network.predict(clean, noise, levels, network.encode(0, random_rows(16)))[1],
+            velocity_scale(sigma.flatten()),
+        )
 
 
 @pytest.mark.parametrize(("family", "vectors"), [("sd1", 1), ("sd1", 3), ("sdxl", 1), ("sdxl", 2)])
@@ -142,7 +151,9 @@ def test_training_sees_what_sampling_sees(family, vectors, request, run_node):
     table = trainable_table(model)
     widths = {"clip_l": 24} if family == "sd1" else {"clip_l": 8, "clip_g": 16}
     xti = XTI(table, dict(zip(table.names, rows, strict=True)), "test", widths)
-    patched, conditioning = run_node("GuidanceLab_XTIPrompt", model=model, clip=clip, text="a photo of a xti:A on a table", xtis={"A": xti})
+    patched, conditioning = run_node(
+        "GuidanceLab_XTIPrompt", model=model, clip=clip, text="a photo of a xti:A on a table", xtis={"A": xti}
+    )
     sampled = tiny_networks.predict(patched, x, float(sigma), conditioning)
     assert torch.allclose(trained, sampled, atol=2e-5 * float(sampled.abs().max()))
     plain = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a cat on a table"))
@@ -167,8 +178,12 @@ def test_patches_and_wrappers_of_the_model_are_at_work(sd1):
     model, clip = sd1
     calls = []
     patched = model.clone()
-    patched.set_model_attn2_patch(lambda n, context, value, extra: (calls.append(extra["transformer_index"]), (n, context, value))[1])
-    patched.add_wrapper_with_key("apply_model", "test", lambda executor, *args, **more: (calls.append("model"), executor(*args, **more))[1])
+    patched.set_model_attn2_patch(
+        lambda n, context, value, extra: (calls.append(extra["transformer_index"]), (n, context, value))[1]
+    )
+    patched.add_wrapper_with_key(
+        "apply_model", "test", lambda executor, *args, **more: (calls.append("model"), executor(*args, **more))[1]
+    )
     with outside_inference(), opened(patched, clip) as network, torch.no_grad():
         loss_of(network, random_rows(16))
     assert calls == ["model", *range(16)]

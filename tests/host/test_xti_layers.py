@@ -12,7 +12,7 @@ from comfy.ldm.lightricks.model import LTXVModel
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.wan.model import WanModel
 
-from xti.layers import SD1_CONFIG, SD2_CONFIG, SDXL_CONFIG, table_for
+from guidance_lab.xti.layers import SD1_CONFIG, SD2_CONFIG, SDXL_CONFIG, table_for
 
 OPERATIONS = comfy.ops.disable_weight_init
 UNEVEN = {
@@ -28,8 +28,10 @@ UNEVEN = {
 def test_unet_layers_run_in_table_order(config):
     layout = {key: value for key, value in config.items() if key != "context_dim"}
     unet = UNetModel(
-        image_size=32, in_channels=4, out_channels=4, model_channels=32, channel_mult=[1] * len(config["num_res_blocks"]),
-        num_head_channels=16, use_spatial_transformer=True, context_dim=16, use_linear_in_transformer=True, legacy=False,
+        image_size=32, in_channels=4, out_channels=4, model_channels=32,
+        channel_mult=[1] * len(config["num_res_blocks"]),
+        num_head_channels=16, use_spatial_transformer=True, context_dim=16, use_linear_in_transformer=True,
+        legacy=False,
         operations=OPERATIONS, dtype=torch.float32, **layout,
     )  # fmt: skip
     calls = []
@@ -43,7 +45,9 @@ def test_unet_layers_run_in_table_order(config):
         x, context = torch.zeros(1, 4, side, side), torch.zeros(1, 7, 16)
         unet(x, torch.ones(1), context, transformer_options={"patches": {"attn2_patch": [record]}})
     table = table_for(config, per_block=True)
-    assert calls == [(layer.block, layer.transformer, layer.depth or 0, (layer.resolution // 2) ** 2) for layer in table.layers]
+    assert calls == [
+        (layer.block, layer.transformer, layer.depth or 0, (layer.resolution // 2) ** 2) for layer in table.layers
+    ]
 
 
 def test_tables_of_loaded_checkpoints(sd15_model, tiny_model):
@@ -75,5 +79,7 @@ def test_transformer_tables_name_every_cross_attention_block(model, arguments, c
     network = model(**counts, **arguments, device="meta", dtype=torch.float32, operations=OPERATIONS)
     names = table_for(config).names
     stem = names[0].rpartition(".")[0]
-    found = [name.removesuffix(f".{attention}") for name, _ in network.named_modules() if name.endswith(f".{attention}")]
+    found = [
+        name.removesuffix(f".{attention}") for name, _ in network.named_modules() if name.endswith(f".{attention}")
+    ]
     assert tuple(name for name in found if name.startswith(f"{stem}.")) == names

@@ -7,9 +7,9 @@ import xti_tools as tools
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from xti_tools import latents, train
 
-from demo import shipped
-from xti import XTI
-from xti.layers import named_table
+from guidance_lab.shapes import shipped
+from guidance_lab.xti import XTI
+from guidance_lab.xti.layers import named_table
 
 SD1 = named_table("sd1")
 CORE = {"layers": "geometry core"}
@@ -52,7 +52,8 @@ def test_mixing_a_token_with_itself_changes_nothing(run_node):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(layers={"layers": "layer set", "names": "IN03"}), '"IN03" names no layer'), (dict(layers=None), "does not know these layers"),
+    (dict(layers={"layers": "layer set", "names": "IN03"}), '"IN03" names no layer'), (dict(layers=None),
+    "does not know these layers"),
     (dict(layers={"layers": "innermost layers", "count": 17}), "innermost 17 layers: sd1 has 16"),
     (dict(layers=CORE, b=token(2, 32)), "different text encoders"),
     (dict(layers=CORE, b=token(2, table=named_table("sdxl"))), "different layers"),
@@ -79,13 +80,16 @@ def test_info_finds_the_words_that_the_token_is(run_node):
 
 def test_info_has_a_report_and_a_plot_for_each_encoder_of_sdxl(run_node):
     table = named_table("sdxl")
-    text, plot = run_node("GuidanceLab_XTIInfo", xti=token(1, 24, 1, {"clip_l": 8, "clip_g": 16}, table), clip=tools.sdxl_clip(), words=1)
+    text, plot = run_node(
+        "GuidanceLab_XTIInfo", xti=token(1, 24, 1, {"clip_l": 8, "clip_g": 16}, table), clip=tools.sdxl_clip(), words=1
+    )
     assert plot.shape[0] == 2 and not torch.equal(plot[0], plot[1])
     assert "clip_l: words" in text and "clip_g: words" in text and len(text.splitlines()) == 1 + 2 * (2 + 11)
 
 
 @pytest.mark.parametrize(("encoders", "message"), [
-    ({"clip_g": 24}, "tokens for clip_g, and this CLIP has clip_l"), ({"clip_l": 24}, "24 wide and the words of this CLIP 128"),
+    ({"clip_g": 24}, "tokens for clip_g, and this CLIP has clip_l"), ({"clip_l": 24},
+    "24 wide and the words of this CLIP 128"),
 ])  # fmt: skip
 def test_info_refuses_another_clip(run_node, encoders, message):
     with pytest.raises(ValueError, match=message):
@@ -102,11 +106,14 @@ def own(lines: str) -> dict:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(latents=None), "connect either images"), (dict(images=torch.zeros(1, 64, 64, 3), latents=latents()), "connect either images"),
-    (dict(images=torch.zeros(1, 64, 64, 3)), "connect vae"), (dict(latents={"samples": torch.zeros(1, 16, 8, 8)}), "latents of 4 channels"),
-    (dict(captions=own("a photo of a cat")), "write {} in its place"), (dict(captions=own("a (photo:1.2) of a {}")), "without brackets"),
+    (dict(latents=None), "connect either images"), (dict(images=torch.zeros(1, 64, 64, 3), latents=latents()),
+    "connect either images"),
+    (dict(images=torch.zeros(1, 64, 64, 3)), "connect vae"), (dict(latents={"samples": torch.zeros(1, 16, 8, 8)}),
+    "latents of 4 channels"),
+    (dict(captions=own("a photo of a cat")), "write {} in its place"), (dict(captions=own("a (photo:1.2) of a {}")),
+    "without brackets"),
     (dict(captions=own(" \n")), "has no caption"), (dict(captions=None), "choose one of object, style, own lines"),
-    (dict(init_word="  "), "has no tokens"), (dict(regulariser={}), 'Unknown regulariser ""'),
+    (dict(init_word="  "), "has no tokens"), (dict(regulariser={}), "know this regulariser"),
     (dict(resume=token(1, 32)), r"tokens for clip_l \(32\), and the CLIP has clip_l \(24\)"),
     (dict(resume=token(1), shared=True), "switch shared off"),
     (dict(resume=token(1, table=named_table("sdxl"))), "learned for sdxl"),
@@ -120,7 +127,7 @@ def test_training_refuses_inputs_that_cannot_work(run_node, networks, options, m
 def test_training_refuses_joint_streams(run_node, networks, name):
     model = tiny_networks.build(name)
     given = {"samples": torch.zeros(1, model.model.latent_format.latent_channels, 8, 8)}
-    with pytest.raises(ValueError, match="A prompt per layer is not possible"):
+    with pytest.raises(ValueError, match="XTI Train works with the U-nets|A prompt per layer is not possible"):
         train(run_node, model, networks[1], latents=given)
 
 
@@ -156,5 +163,7 @@ def test_an_sdxl_token_learns_in_both_encoders(run_node):
     start, _ = train(run_node, tools.sdxl(), tools.sdxl_clip(), vectors=2, steps=1, learning_rate=1e-6)
     assert learned.encoders == {"clip_l": 8, "clip_g": 16}
     for encoder in learned.encoders:
-        moved = [(learned.of_encoder(encoder)[name] - start.of_encoder(encoder)[name]).abs().max() for name in learned.layers]
+        moved = [
+            (learned.of_encoder(encoder)[name] - start.of_encoder(encoder)[name]).abs().max() for name in learned.layers
+        ]
         assert min(moved) > 1e-3

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from demo import shipped
-from guidance_lab.nodes.host.cross_attention import KEY, layer_table
+from guidance_lab.nodes.layers.cross_attention import KEY, layer_table
+from guidance_lab.shapes import shipped
 from guidance_lab.xti import XTI
 from guidance_lab.xti.layers import named_table
 
@@ -61,7 +61,9 @@ PROMPTS = [
 @pytest.mark.parametrize(("ours", "core"), PROMPTS)
 @pytest.mark.parametrize("vectors", [1, 3, 9])
 def test_each_layer_reads_its_own_token_as_core_would_put_it(run_node, model, clip, tmp_path, ours, core, vectors):
-    """16 ordinary embedding files, one per layer: weights, repeated tokens, commas, several sections and vectors, all exactly."""
+    """16 ordinary embedding files, one per layer: weights, repeated tokens, commas, several sections and vectors, all
+    exactly.
+    """
     xti = learned(model, range(16), vectors)
     _, out = run(run_node, model, clip, ours, A=xti)
     for i, (found, value) in enumerate(zip(contexts(model, out), xti.layers.values(), strict=True)):
@@ -78,14 +80,20 @@ def test_equal_rows_are_an_ordinary_textual_inversion_and_nothing_more(run_node,
 
 def test_without_a_token_it_is_the_stock_prompt(run_node, model, clip):
     out_model, out = run(run_node, model, clip, "a red cube", A=learned(model, range(16)))
-    assert out_model is model and torch.equal(out[0][0], encode(clip, "a red cube")[0][0]) and "model_conds" not in out[0][1]
+    assert (
+        out_model is model
+        and torch.equal(out[0][0], encode(clip, "a red cube")[0][0])
+        and "model_conds" not in out[0][1]
+    )
 
 
 def test_one_batched_encode_of_what_differs(run_node, model, clip):
     """As mkshing's files, which use 7 of 16 rows: 7 texts in one run of the text encoder."""
     seeds, texts = [0, 0, 1, 1, 2, 2, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6], []
     inner = clip.cond_stage_model.clip_l.transformer
-    handle = inner.register_forward_pre_hook(lambda module, args, kwargs: texts.append(kwargs["embeds"].shape[0]), with_kwargs=True)
+    handle = inner.register_forward_pre_hook(
+        lambda module, args, kwargs: texts.append(kwargs["embeds"].shape[0]), with_kwargs=True
+    )
     out_model, out = run(run_node, model, clip, "a xti:A", A=learned(model, seeds))
     handle.remove()
     assert texts == [7] and out_model is not model
@@ -103,6 +111,61 @@ def test_names_and_given_tokens(run_node, model, clip):
         assert all(torch.equal(a, b) for a, b in zip(contexts(model, by_letter), contexts(model, other), strict=True))
     one = run(run_node, model, clip, "a xti:A", A=cat)[1]
     assert not torch.equal(contexts(model, one)[0], contexts(model, by_letter)[0])
+
+
+@pytest.mark.parametrize("word", ["lab", "guidance", "xti", "A", "embedding"])
+def test_a_token_never_matches_inside_what_another_became(run_node, model, clip, word):
+    """Words that occur in the pack's own marker, and words of which one is the beginning of another."""
+    cat, style = learned(model, range(16)), learned(model, range(20, 36), 2)
+    expected = run(run_node, model, clip, "a xti:A like xti:B", A=cat, B=style)[1]
+    for tokens in (f"<cat>, {word}", f"{word}-2, {word}"):
+        first = tokens.split(",")[0]
+        other = run(run_node, model, clip, f"a {first} like {word}", tokens, A=cat, B=style)[1]
+        assert all(torch.equal(a, b) for a, b in zip(contexts(model, expected), contexts(model, other), strict=True))
+
+
+def test_the_files_own_token_is_tried_when_nothing_is_called(run_node, model, clip):
+    plain = learned(model, range(16))
+    named = XTI(plain.table, plain.layers, "mkshing", plain.encoders, ("<cat>",))
+    expected = run(run_node, model, clip, "a xti:A", A=plain)[1]
+    own = run(run_node, model, clip, "a <cat>", A=named)[1]
+    assert all(torch.equal(a, b) for a, b in zip(contexts(model, expected), contexts(model, own), strict=True))
+    called = run(run_node, model, clip, "a xti:A like <cat>", A=plain, B=named)[1]
+    without = run(run_node, model, clip, "a xti:A like <cat>", A=plain)[1]
+    assert torch.equal(called[0][0], without[0][0])
+
+
+def test_it_says_when_nothing_is_called(run_node, model, clip, caplog):
+    run(run_node, model, clip, "a red cube", A=learned(model, range(16)))
+    assert "calls none of the connected XTIs (xti:A)" in caplog.text
+    caplog.clear()
+    run(run_node, model, clip, "a xti:A", A=learned(model, range(16)))
+    assert not caplog.text
+
+
+def test_tokens_inside_the_lines_of_a_per_block_prompt(run_node, model, clip):
+    """P+ and XTI together: each layer reads its own vectors of the token in its own line, or in the base prompt."""
+    cat, style = learned(model, range(16), name="cat"), learned(model, [5] * 16, 2)
+    options = {"model": model, "clip": clip, "text": "a xti:cat", "xtis": {"A": cat, "B": style}}
+    lines = "down: a photo of xti:A\nMID: a xti:A in the style of xti:B\nOUT03 x0.5: a red cube"
+    out = run_node("GuidanceLab_PerBlockPrompt", layers=lines, **options)[1]
+    text = {
+        "base": run(run_node, model, clip, "a xti:A", A=cat)[1],
+        "down": run(run_node, model, clip, "a photo of xti:A", A=cat)[1],
+        "MID": run(run_node, model, clip, "a xti:A in the style of xti:B", A=cat, B=style)[1],
+    }
+    expected = {name: contexts(model, value) for name, value in text.items()}
+    table = layer_table(model)
+    for layer, found in zip(table.layers, contexts(model, out), strict=True):
+        own = expected["down" if layer.direction == "down" else "MID" if layer.name == "MID" else "base"][layer.index]
+        if layer.name == "OUT03":
+            own = torch.lerp(own, encode(clip, "a red cube")[0][0], 0.5)
+        assert torch.equal(found, own), layer.name
+    assert torch.equal(out[0][0], text["base"][0][0])
+    alone = run_node("GuidanceLab_PerBlockPrompt", layers="", **options)[1]
+    assert all(torch.equal(a, b) for a, b in zip(contexts(model, alone), expected["base"], strict=True))
+    with pytest.raises(ValueError, match='The text calls "xti:dog"'):
+        run_node("GuidanceLab_PerBlockPrompt", layers="MID: xti:dog", **options)
 
 
 def test_what_cannot_be_meant_is_refused(run_node, model, clip):

@@ -1,6 +1,9 @@
-"""XTI Train as a node: it learns, it is textual inversion when shared, it can be repeated, resumed and interrupted, and leaves no trace."""
+"""XTI Train as a node: it learns, it is textual inversion when shared, it can be repeated, resumed and interrupted, and
+leaves no trace.
+"""
 
 import re
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.utils
@@ -12,15 +15,15 @@ import torch
 import xti_tools as tools
 from xti_tools import CAPTION, latents, opened, outside_inference, train
 
-import xti
-from demo import shipped
-from demo.render import render
-from demo.world import Scene, Thing
-from guidance_lab.nodes.host.learned_tokens import word_rows
-from guidance_lab.nodes.xti_files import xti_files
-from xti.layers import named_table
-from xti.losses import reconstruction_loss
-from xti.training import draw
+from guidance_lab import xti
+from guidance_lab.nodes.layers.learned_tokens import word_rows
+from guidance_lab.nodes.layers.xti_files import xti_files
+from guidance_lab.shapes import shipped
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import Scene, Thing
+from guidance_lab.xti.layers import named_table
+from guidance_lab.xti.losses import reconstruction_loss
+from guidance_lab.xti.training import draw
 
 SD1 = named_table("sd1")
 KOHYA = "IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11"
@@ -73,7 +76,9 @@ def test_one_picture_is_learned(shapes, run_node):
     model, clip, vae = shapes
     pixels = torch.tensor(render(Scene((Thing("car", "red", "dotted"),), "white"))).float()[None] / 255
     own = {"captions": "own lines", "lines": "a {} on white"}
-    options = dict(images=pixels, vae=vae, init_word="cube", captions=own, batch=4, pictures_at_once=4, learning_rate=0.01)
+    options = dict(
+        images=pixels, vae=vae, init_word="cube", captions=own, batch=4, pictures_at_once=4, learning_rate=0.01
+    )
     learned, plot = train(run_node, model, clip, steps=25, **options)
     start, _ = train(run_node, model, clip, steps=1, **{**options, "learning_rate": 1e-6})
     with torch.inference_mode():
@@ -97,7 +102,9 @@ def test_a_shared_token_is_textual_inversion_exactly(model, clip, run_node):
             sigma = sampling.sigmas[drawn.levels]
             x = clean[drawn.pictures] + sigma[:, None, None, None] * drawn.noise
             context = network.encode(0, [row])
-            prediction = model.model.apply_model(x, sigma, c_crossattn=context.expand(3, -1, -1), transformer_options=network.options)
+            prediction = model.model.apply_model(
+                x, sigma, c_crossattn=context.expand(3, -1, -1), transformer_options=network.options
+            )
             loss = ((prediction - clean[drawn.pictures]) / sigma[:, None, None, None]).square().mean()
             optimizer.zero_grad()
             loss.backward()
@@ -122,13 +129,19 @@ def test_three_runs_are_the_same_and_touch_no_global_random_state(model, clip, r
 
 
 def test_parts_of_a_batch_are_the_batch(model, clip, run_node):
-    whole, parts = (train(run_node, model, clip, steps=1, learning_rate=0.1, batch=4, pictures_at_once=n)[0] for n in (4, 2))
+    whole, parts = (
+        train(run_node, model, clip, steps=1, learning_rate=0.1, batch=4, pictures_at_once=n)[0] for n in (4, 2)
+    )
     close = [torch.isclose(whole.layers[name], parts.layers[name], atol=2e-3).float().mean() for name in SD1.names]
-    assert min(close) > 0.9  # the first step of Adam is the sign of the gradient, which noise turns where it is near zero
+    assert (
+        min(close) > 0.9
+    )  # the first step of Adam is the sign of the gradient, which noise turns where it is near zero
 
 
 def test_the_saved_file_has_kohyas_keys_and_shapes(clip, sd15_model, run_node, output):
-    """On the SD1.5-layout checkpoint, whose weights are half precision and made by ComfyUI's loader; a CLIP-L of the real width."""
+    """On the SD1.5-layout checkpoint, whose weights are half precision and made by ComfyUI's loader; a CLIP-L of the
+    real width.
+    """
     learned, _ = train(run_node, sd15_model, tools.sd1_clip(768, heads=12), steps=1, batch=1, vectors=2)
     run_node("GuidanceLab_XTISave", xti=learned, filename_prefix="xti/mine", dtype="float32")
     (path,) = (output / "xti").iterdir()
@@ -140,14 +153,29 @@ def test_the_saved_file_has_kohyas_keys_and_shapes(clip, sd15_model, run_node, o
     assert same(loaded, learned) and loaded.source == "kohya" and loaded.metadata["steps"] == "1"
 
 
-def test_resuming_goes_on_where_it_stopped(model, clip, run_node):
+def test_resuming_goes_on_as_if_it_had_not_stopped(model, clip, run_node):
+    """With Adam's memory: the same draws and the same steps as one run, bit for bit."""
     first, _ = train(run_node, model, clip, steps=2, vectors=2)
-    second, _ = train(run_node, model, clip, steps=1, resume=first, init_word="ignored", vectors=7)
-    assert second.metadata["steps"] == "3" and second.metadata["init_word"] == "cat"
+    second, _ = train(run_node, model, clip, steps=2, resume=first, init_word="ignored", vectors=7)
+    assert second.metadata["steps"] == "4" and second.metadata["init_word"] == "cat"
     assert all(rows.shape == (2, 24) for rows in second.layers.values())
-    # Adam's first step is one learning rate long in every number, whatever the gradient.
-    moved = torch.cat([(second.layers[name] - first.layers[name]).abs() for name in SD1.names])
-    assert moved.median() == pytest.approx(5e-3, rel=1e-2) and moved.max() < 5.1e-3
+    assert same(second, train(run_node, model, clip, steps=4, vectors=2)[0])
+
+
+def test_adams_memory_is_for_the_rows_it_was_made_with(model, clip, run_node, output):
+    """Changed rows, and files of XTI Save, which are for use, begin with Adam's first step: one learning rate long."""
+    first, _ = train(run_node, model, clip, steps=2)
+    run_node("GuidanceLab_XTISave", xti=first, filename_prefix="xti/mine", dtype="float32")
+    (path,) = (output / "xti").iterdir()
+    assert path.stat().st_size < 16 * 24 * 4 + 3000
+    changed = replace(first, layers={name: rows + 1e-3 for name, rows in first.layers.items()})
+    damaged = replace(first, metadata={**first.metadata, "adam": first.metadata["adam"][:-7]})
+    odd = replace(xti.load(path), metadata={"steps": "12.5"})
+    for start in (changed, damaged, xti.load(path), odd):
+        again, _ = train(run_node, model, clip, steps=1, resume=start)
+        moved = torch.cat([(again.layers[name] - start.layers[name]).abs() for name in SD1.names])
+        assert moved.median() == pytest.approx(5e-3, rel=1e-2) and moved.max() < 5.1e-3
+    assert again.metadata["steps"] == "1"
 
 
 def test_a_textual_inversion_can_go_on_as_xti(model, clip, run_node):
@@ -161,7 +189,9 @@ def test_previews_and_progress_are_shown(shapes, run_node, monkeypatch):
     model, clip, vae = shapes
     reports = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *report, node_id=None: reports.append(report))
-    options = dict(latents=latents(1), init_word="car", captions={"captions": "own lines", "lines": "a {} on white"}, batch=1)
+    options = dict(
+        latents=latents(1), init_word="car", captions={"captions": "own lines", "lines": "a {} on white"}, batch=1
+    )
     learned, _ = train(run_node, model, clip, steps=5, preview_every=2, vae=vae, **options)
     shown = [(value, preview) for value, _, preview in reports if preview is not None]
     assert [value for value, _ in shown] == [2, 4, 5]
@@ -196,6 +226,64 @@ def test_an_interrupt_keeps_what_is_learned(model, clip, run_node, output, monke
     assert path.name in xti_files()
 
 
+@pytest.mark.parametrize("kind", ["memory", "other", "loss"])
+def test_every_early_end_keeps_what_is_learned(model, clip, run_node, output, kind):
+    """Out of memory, an error in the network, a loss that is no number: in the third step of many."""
+    calls = []
+
+    def fail(module, args, out):
+        calls.append(1)
+        if len(calls) > 2:
+            if kind == "memory":
+                raise torch.cuda.OutOfMemoryError("no memory left")
+            if kind == "other":
+                raise RuntimeError("something else")
+            return out * torch.nan
+        return out
+
+    handle = model.model.diffusion_model.register_forward_hook(fail)
+    expected = {"memory": "no memory left", "other": "something else", "loss": "what 2 steps learned is in .*interrupt"}
+    options = dict(seed=3, batch=1, latents=latents(3, 16))
+    try:
+        with pytest.raises(Exception, match=expected[kind]):
+            train(run_node, model, clip, steps=50, **options)
+    finally:
+        handle.remove()
+    (path,) = (output / "xti").iterdir()
+    kept = xti.load(path)
+    assert kept.metadata["steps"] == "2" and same(kept, train(run_node, model, clip, steps=2, **options)[0])
+    again, _ = train(run_node, model, clip, steps=1, resume=kept, **options)
+    assert same(again, train(run_node, model, clip, steps=3, **options)[0])
+
+
+def test_memory_that_runs_out_halves_the_pictures_at_once(model, clip, run_node):
+    """As if they had been few from the start."""
+    rows = []
+
+    def fail(module, args, out):
+        rows.append(len(args[0]))
+        if len(args[0]) > 2:
+            raise torch.cuda.OutOfMemoryError("no memory left")
+
+    handle = model.model.diffusion_model.register_forward_hook(fail)
+    options = dict(steps=2, batch=5, latents=latents(3, 16))
+    learned, _ = train(run_node, model, clip, pictures_at_once=5, **options)
+    handle.remove()
+    assert rows == [5, 2, 2, 1, 2, 2, 1]
+    assert same(learned, train(run_node, model, clip, pictures_at_once=2, **options)[0])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_latents_that_are_no_numbers_are_named(model, clip, run_node, value):
+    with pytest.raises(ValueError, match="latents that it got: they hold NaN or infinite numbers"):
+        train(run_node, model, clip, latents={"samples": torch.full((1, 4, 8, 8), value)})
+
+
+def test_norm_decay_goes_at_most_the_whole_way(model, clip, run_node):
+    with pytest.raises(ValueError, match="Norm decay goes at most the whole way"):
+        train(run_node, model, clip, regulariser={"regulariser": "norm decay", "weight": 1.5, "target": 0.0})
+
+
 def test_an_interrupt_before_the_first_step_saves_nothing(model, clip, run_node, output):
     comfy.model_management.interrupt_current_processing(True)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
@@ -209,7 +297,9 @@ def test_the_host_is_left_as_it_was(shapes, run_node, sample, latent, output, mo
 
     def stock():
         with torch.inference_mode():
-            positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red cube on white", ""))
+            positive, negative = (
+                clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red cube on white", "")
+            )
             return positive[0][0], sample(model, positive, negative, latent(1), steps=2)
 
     def parts():
@@ -223,7 +313,7 @@ def test_the_host_is_left_as_it_was(shapes, run_node, sample, latent, output, mo
         train(run_node, model, clip, **given)
     elif ending == "error":
         with pytest.raises(ValueError, match="no longer a finite number at step 1"):
-            train(run_node, model, clip, latents={"samples": torch.full((1, 4, 8, 8), torch.nan)}, **given)
+            train(run_node, model, clip, latents={"samples": torch.full((1, 4, 8, 8), 1e30)}, **given)
     else:
         interrupt_at(1, monkeypatch)
         with pytest.raises(comfy.model_management.InterruptProcessingException):

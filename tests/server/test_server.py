@@ -1,4 +1,6 @@
-"""One headless ComfyUI with only this pack: every example workflow runs, schemas stay compatible, mistakes are explained."""
+"""One headless ComfyUI with only this pack: every example workflow runs, schemas stay compatible, mistakes are
+explained.
+"""
 
 import io
 import json
@@ -58,12 +60,18 @@ def test_templates_and_translations_are_served(server):
 
 def test_unknown_node_is_refused(server):
     with pytest.raises(DevError, match="ComfyUI refused the prompt: Node 'Nothing' not found"):
-        run_prompt(server.url, {"1": {"class_type": "GuidanceLab_Nothing", "inputs": {}, "_meta": {"title": "Nothing"}}})
+        run_prompt(
+            server.url, {"1": {"class_type": "GuidanceLab_Nothing", "inputs": {}, "_meta": {"title": "Nothing"}}}
+        )
 
 
 def test_bad_value_names_node_and_input(server):
     prompt = {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": -1, "height": 8, "batch_size": 1, "color": 0}, "_meta": {"title": "x"}},
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": -1, "height": 8, "batch_size": 1, "color": 0},
+            "_meta": {"title": "x"},
+        },
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "y"}},
     }
     with pytest.raises(DevError, match=r"node 1 \(EmptyImage\): Value -1 smaller than min.*width"):
@@ -73,8 +81,16 @@ def test_bad_value_names_node_and_input(server):
 def test_failing_node_is_named(server):
     (server.base / "models" / "checkpoints" / "half.safetensors").write_bytes(b"half a file")
     prompt = {
-        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "half.safetensors"}, "_meta": {"title": "x"}},
-        "2": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}, "_meta": {"title": "y"}},
+        "1": {
+            "class_type": "CheckpointLoaderSimple",
+            "inputs": {"ckpt_name": "half.safetensors"},
+            "_meta": {"title": "x"},
+        },
+        "2": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+            "_meta": {"title": "y"},
+        },
         "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["2", 0], "vae": ["1", 2]}, "_meta": {"title": "e"}},
         "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 2]}, "_meta": {"title": "d"}},
         "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}, "_meta": {"title": "p"}},

@@ -1,4 +1,6 @@
-"""Guidance Trace under ComfyUI's node cache: the trace node stays cached, the sampler runs again, the plot must show the new run."""
+"""Guidance Trace under ComfyUI's node cache: the trace node stays cached, the sampler runs again, the plot must show
+the new run.
+"""
 
 import asyncio
 import json
@@ -34,7 +36,9 @@ def graph(checkpoint: str, seed: int, steps: int, sampled: bool = True) -> dict:
         "7": ("GuidanceLab_GuidanceTracePlot", {"trace": ["2", 1], "after": ["6" if sampled else "5", 0]}),
         "8": ("PreviewAny", {"source": ["7", 1]}),
     }
-    return {node: {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}} for node, (kind, inputs) in nodes.items()}
+    return {
+        node: {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}} for node, (kind, inputs) in nodes.items()
+    }
 
 
 def numbers(server, prompt: dict) -> tuple[dict, list[dict]]:
@@ -87,5 +91,7 @@ def test_a_plot_that_nothing_was_sampled_for_says_so(server, checkpoint):
     untouched = {"model": ["1", 0], "sampling": "eps", "zsnr": False}
     prompt["9"] = {"class_type": "ModelSamplingDiscrete", "inputs": untouched, "_meta": {"title": "new"}}
     prompt["2"]["inputs"]["model"] = ["9", 0]
-    with pytest.raises(DevError, match=r"node 7 \(GuidanceLab_GuidanceTracePlot\) failed: Guidance Trace Plot found no sampling run"):
+    with pytest.raises(
+        DevError, match=r"node 7 \(GuidanceLab_GuidanceTracePlot\) failed: Guidance Trace Plot found no sampling run"
+    ):
         run_prompt(server.url, prompt, timeout=300)

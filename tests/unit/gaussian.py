@@ -1,14 +1,17 @@
-"""A world where guidance has a closed form: data N(m, C), so that denoiser, posterior and tilted target are all known."""
+"""A world where guidance has a closed form: data N(m, C), so that denoiser, posterior and tilted target are all
+known.
+"""
 
 import torch
+from reference.frames import vp
 
-from guidance import frames
+from guidance_lab.guidance import frames
 
 DIM = 6
 FRAMES = {
     "VE": lambda x: frames.ve(1.7, x),
     "flow": lambda x: frames.flow(0.63, x),
-    "VP": lambda x: frames.vp(0.3, x),
+    "VP": lambda x: vp(0.3, x),
 }
 
 
@@ -18,18 +21,18 @@ class Gaussian:
     def __init__(self, mean: torch.Tensor, covariance: torch.Tensor):
         self.mean, self.covariance = mean, covariance
 
-    def posterior_covariance(self, level: frames.Level) -> torch.Tensor:
-        a, b = level.signal.item(), level.noise.item()
+    def posterior_covariance(self, level: frames.NoiseLevel) -> torch.Tensor:
+        a, b = level.alpha.item(), level.sigma.item()
         return b**2 * self.covariance @ torch.linalg.inv(a**2 * self.covariance + b**2 * torch.eye(DIM).double())
 
-    def denoise(self, x: torch.Tensor, level: frames.Level) -> torch.Tensor:
+    def denoise(self, x: torch.Tensor, level: frames.NoiseLevel) -> torch.Tensor:
         """E[x0 | x] for x [B, D]."""
-        a, b = level.signal.item(), level.noise.item()
+        a, b = level.alpha.item(), level.sigma.item()
         gain = a * self.covariance @ torch.linalg.inv(a**2 * self.covariance + b**2 * torch.eye(DIM).double())
         return self.mean + (x - a * self.mean) @ gain.T
 
     def tilted(self, direction: torch.Tensor) -> "Gaussian":
-        """p(x0) * exp(direction . x0), normalised."""
+        """p(x0) * exp(direction . x0), normalized."""
         return Gaussian(self.mean + self.covariance @ direction, self.covariance)
 
 

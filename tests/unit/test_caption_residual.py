@@ -1,11 +1,14 @@
-"""Caption residual: plain CFG when the caption says the prompt, linear in b, the same in every parameterisation, the right sign."""
+"""Caption residual: plain CFG when the caption says the prompt, linear in b, the same in every parameterization, the
+right sign.
+"""
 
 import pytest
 import torch
+from reference import frames
+from reference.caption_residual import cfg
 from unit.gaussian import FRAMES
 
-from guidance import frames
-from guidance.caption_residual import caption_residual, cfg, same_caption
+from guidance_lab.guidance.caption_residual import caption_residual, same_caption
 
 SHAPE = (2, 4, 8, 8)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from guidance.classifier import log_probability, log_tag_probability
+from guidance_lab.guidance.classifier import log_probability, log_tag_probability
 
 
 def test_log_probability_is_the_log_softmax_of_the_class():

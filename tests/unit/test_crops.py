@@ -1,9 +1,11 @@
-"""Crops: inside the image, drawn from their own generator, differentiable, and the same for every sample of the batch."""
+"""Crops: inside the image, drawn from their own generator, differentiable, and the same for every sample of the
+batch.
+"""
 
 import pytest
 import torch
 
-from guidance.crops import Box, crop_generator, cut, random_boxes, view, whole_view
+from guidance_lab.guidance.crops import Box, crop_generator, cut, random_boxes, view, whole_view
 
 
 def test_boxes_lie_inside_the_image_and_cover_the_range_of_sides():
@@ -64,3 +66,12 @@ def test_the_whole_view_keeps_the_aspect_ratio_and_centres():
     assert torch.equal(got[0, 0, 4:12], torch.ones(8, 16))
     assert (got[0, 0, :4] == -1).all() and (got[0, 0, 12:] == -1).all()
     assert whole_view(image, 5).shape == (1, 1, 5, 5)
+
+
+def test_a_picture_is_squeezed_when_nothing_fills_the_margins(generator):
+    image = torch.rand(1, 3, 16, 32, generator=generator)
+    squeezed = whole_view(image, 16, None)
+    expected = torch.nn.functional.interpolate(image, (16, 16), mode="bicubic", antialias=True)
+    assert torch.equal(squeezed, expected) and torch.equal(whole_view(image[..., :16], 16, None), image[..., :16])
+    padded = whole_view(image, 32)
+    assert torch.equal(padded[:, :, 8:24], image) and not padded[:, :, :8].any()

@@ -1,11 +1,14 @@
-"""Cross-modal guidance: gradients, their exactness on a Gaussian, the size of the shift, and everything that must leave it out."""
+"""Cross-modal guidance: gradients, their exactness on a Gaussian, the size of the shift, and everything that must leave
+it out.
+"""
 
 import pytest
 import torch
+from reference.frames import denoised_shift, vp
 from unit.gaussian import FRAMES, world
 
-from guidance import cross_modal, frames
-from guidance.cross_modal import blend, model_gradient, sample_gradient, shift, x0_gradient
+from guidance_lab.guidance import cross_modal, frames
+from guidance_lab.guidance.cross_modal import blend, model_gradient, sample_gradient, shift, x0_gradient
 
 SHAPE = (2, 3, 6, 6)
 
@@ -59,11 +62,15 @@ def test_x0_only_moves_the_estimate_by_the_reward_direction(frame, generator):
 
 
 def test_a_quadratic_reward_gets_the_point_estimate_not_the_posterior(generator):
-    """S = -|x0 - y|^2/2: DPS differentiates S(E[x0|x]); the exact guide is grad log E[exp S | x], another closed form."""
+    """S = -|x0 - y|^2/2: DPS differentiates S(E[x0|x]); the exact guide is grad log E[exp S | x], another closed
+    form.
+    """
     data, y, x = world(generator)
     level = frames.ve(1.7, x)
     denoised, cov = data.denoise(x, level), data.posterior_covariance(level)
-    gradient = model_gradient([lambda d: -((d - y) ** 2).sum(1) / 2], lambda x: data.denoise(x, level), x, level, blended=False)
+    gradient = model_gradient(
+        [lambda d: -((d - y) ** 2).sum(1) / 2], lambda x: data.denoise(x, level), x, level, blended=False
+    )
     moved = shift(gradient, level, 1.0, size="exact")
     close(moved, (y - denoised) @ cov)
     posterior = (y - denoised) @ (cov @ torch.linalg.inv(cov + torch.eye(len(y)).double())).T
@@ -94,14 +101,16 @@ def test_gradients_agree_with_finite_differences(frame, blended, image, generato
 
 
 def test_blend_is_the_vp_formula_in_every_frame(generator):
-    """diffusers' and PaddleNLP's fac = sqrt(1 - abar); x_in = x0*fac + x_t*(1 - fac), for the same sample in three frames."""
+    """diffusers' and PaddleNLP's fac = sqrt(1 - abar); x_in = x0*fac + x_t*(1 - fac), for the same sample in three
+    frames.
+    """
     x0, noise = randn(generator, 2, *SHAPE)
     abar = 0.27
     x_t = abar**0.5 * x0 + (1 - abar) ** 0.5 * noise
     fac = (1 - abar) ** 0.5
     expected = x0 * fac + x_t * (1 - fac)
     sigma = ((1 - abar) / abar) ** 0.5
-    close(blend(x_t, x0, frames.vp(abar, x0)), expected)
+    close(blend(x_t, x0, vp(abar, x0)), expected)
     close(blend(x0 + sigma * noise, x0, frames.ve(sigma, x0)), expected)
     t = sigma / (1 + sigma)
     close(blend((1 - t) * x0 + t * noise, x0, frames.flow(t, x0)), expected)
@@ -124,9 +133,11 @@ def test_the_score_rises_with_positive_strength_and_falls_with_negative(wrt, ble
 
 @pytest.mark.parametrize("wrt", ["x0", "through"])
 def test_rms_strength_is_the_size_of_the_shift(wrt, image):
-    """RMS(shift) = strength*(1 - abar)/sqrt(abar), so that eps moves by strength*sqrt(1 - abar); nothing the score is scaled by matters."""
+    """RMS(shift) = strength*(1 - abar)/sqrt(abar), so that eps moves by strength*sqrt(1 - abar); nothing the score is
+    scaled by matters.
+    """
     x, denoiser, score = image
-    for frame, level in {"VE": frames.ve(2.0, x), "flow": frames.flow(2 / 3, x), "VP": frames.vp(0.2, x)}.items():
+    for frame, level in {"VE": frames.ve(2.0, x), "flow": frames.flow(2 / 3, x), "VP": vp(0.2, x)}.items():
         for scale in (1.0, 1e-30, 1e20):
             terms = [lambda image, scale=scale: scale * score(image)]
             if wrt == "x0":
@@ -146,13 +157,13 @@ def test_the_root_mean_square_survives_numbers_whose_squares_do_not():
 
 def test_clamp_cuts_large_gradients_and_leaves_small_ones(image):
     x, denoiser, score = image
-    level = frames.vp(0.3, x)
+    level = vp(0.3, x)
     plain = model_gradient([score], denoiser, x, level)
     rms = cross_modal.masked_rms(plain.value)
-    close(shift(plain, level, 3.0, size="clamp", limit=1e9), 3.0 * frames.denoised_shift(plain.value, level))
+    close(shift(plain, level, 3.0, size="clamp", limit=1e9), 3.0 * denoised_shift(plain.value, level))
     limit = rms.min().item() / 4
     clamped = shift(plain, level, 3.0, size="clamp", limit=limit)
-    close(clamped, 3.0 * frames.denoised_shift(plain.value * limit / rms, level))
+    close(clamped, 3.0 * denoised_shift(plain.value * limit / rms, level))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
@@ -188,7 +199,7 @@ def test_zero_strength_shifts_by_exactly_zero(image):
 
 def test_nothing_moves_outside_the_mask_and_the_size_is_taken_inside(image):
     x, denoiser, score = image
-    level = frames.vp(0.2, x)
+    level = vp(0.2, x)
     mask = torch.zeros(1, 1, *SHAPE[2:])
     mask[..., :2, 1:] = 1
     inside = mask.bool().expand(SHAPE)
@@ -278,7 +289,7 @@ def test_a_score_of_the_noisy_sample_is_differentiated_at_x_t_in_vp(frame, image
         gradient = sample_gradient([score], x, x + 1, level, in_place=False)
         moved = shift(gradient, level, 0.7, size="exact")
     close(gradient.value, expected)
-    close(moved, 0.7 * level.noise**2 / level.signal * expected)
+    close(moved, 0.7 * level.sigma**2 / level.alpha * expected)
     close(gradient.denoised, x + 1)
 
 

@@ -8,12 +8,23 @@ import torch
 import torch.nn.functional as F
 from galip_formula import build
 
-import galip
-from galip.fast import four_phase_conv, phase_kernels
-from galip.layers import DFBlock, upsample
+from guidance_lab import galip
+from guidance_lab.galip.fast import four_phase_conv, phase_kernels
+from guidance_lab.galip.layers import DFBlock, upsample
 
-TINY = galip.Dims(nz=12, cond_dim=20, code_channels=8, code_hidden=4, bridge_blocks=2, clip_width=64, clip_layers=4, clip_patch=8,
-                  prompts=2, channels=((16, 16), (16, 16), (16, 8)), sizes=(8, 16, 28))
+TINY = galip.Dims(
+    nz=12,
+    cond_dim=20,
+    code_channels=8,
+    code_hidden=4,
+    bridge_blocks=2,
+    clip_width=64,
+    clip_layers=4,
+    clip_patch=8,
+    prompts=2,
+    channels=((16, 16), (16, 16), (16, 8)),
+    sizes=(8, 16, 28),
+)
 
 
 @pytest.fixture
@@ -23,11 +34,20 @@ def model() -> galip.Generator:
 
 @pytest.fixture
 def batch(generator) -> tuple[torch.Tensor, torch.Tensor]:
-    return (torch.randn(3, 12, generator=generator, dtype=torch.float64), torch.randn(3, 20, generator=generator, dtype=torch.float64))
+    return (
+        torch.randn(3, 12, generator=generator, dtype=torch.float64),
+        torch.randn(3, 20, generator=generator, dtype=torch.float64),
+    )
 
 
-@pytest.mark.parametrize("size_in, size_out, expected", [
-    (7, 8, [0, 0, 1, 2, 3, 4, 5, 6]), (8, 16, [i // 2 for i in range(16)]), (128, 224, [4 * i // 7 for i in range(224)])])
+@pytest.mark.parametrize(
+    "size_in, size_out, expected",
+    [
+        (7, 8, [0, 0, 1, 2, 3, 4, 5, 6]),
+        (8, 16, [i // 2 for i in range(16)]),
+        (128, 224, [4 * i // 7 for i in range(224)]),
+    ],
+)
 def test_nearest_index_map(size_in, size_out, expected):
     columns = torch.arange(size_in, dtype=torch.float32).expand(1, 1, size_in, size_in)
     assert upsample(columns, size_out)[0, 0, 0].int().tolist() == expected
@@ -53,7 +73,9 @@ def test_taps_that_meet_are_rounded_once(generator):
 def test_modulation_commutes_with_nearest(generator):
     block = DFBlock(4, 3)
     x = torch.randn(2, 3, 7, 7, generator=generator)
-    modulations = [(torch.randn(2, 3, 1, 1, generator=generator), torch.randn(2, 3, 1, 1, generator=generator)) for _ in range(2)]
+    modulations = [
+        (torch.randn(2, 3, 1, 1, generator=generator), torch.randn(2, 3, 1, 1, generator=generator)) for _ in range(2)
+    ]
     assert torch.equal(upsample(block(x, modulations, galip.FAST), 8), block(upsample(x, 8), modulations, galip.FAST))
 
 
@@ -73,7 +95,9 @@ def test_gradients_of_the_fast_path(model, batch, mode):
         noise = batch[0].clone().requires_grad_()
         model.zero_grad()
         model(noise, batch[1]).square().mean().backward()
-        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None} | {"noise": noise.grad})
+        gradients.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None} | {"noise": noise.grad}
+        )
     plain, fast = gradients
     trainable = {name for name, _ in model.named_parameters() if "CLIP_ViT" not in name}
     assert plain.keys() == fast.keys() == trainable | {"noise"}
@@ -111,7 +135,7 @@ def test_callback_between_micro_batches(model, batch):
     calls = []
     with torch.no_grad():
         model(*batch, callback=lambda done, total: calls.append((done, total)))
-        model(*batch, micro_batch=2, callback=lambda done, total: calls.append((done, total)))
+        model(*batch, micro_batch_size=2, callback=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3), (2, 3), (3, 3)]
 
 
@@ -138,17 +162,31 @@ def test_image_has_the_dtype_of_the_noise(model, batch):
     assert image.dtype == torch.float32 and image.shape == (3, 3, 28, 28)
 
 
-@pytest.mark.parametrize("noise, sentence, words", [
-    ((2, 11), (2, 20), r"noise.*\[2, 11\].*\[batch, 12\]"), ((2, 12), (2, 768), r"sentence embedding.*768.*20"),
-    ((2, 12), (2, 1, 20), "sentence embedding"), ((2, 12), (1, 20), "2 noise vectors and 1"), ((0, 12), (0, 20), "at least one")])
+@pytest.mark.parametrize(
+    "noise, sentence, words",
+    [
+        ((2, 11), (2, 20), r"noise.*\[2, 11\].*\[batch, 12\]"),
+        ((2, 12), (2, 768), r"sentence embedding.*768.*20"),
+        ((2, 12), (2, 1, 20), "sentence embedding"),
+        ((2, 12), (1, 20), "2 noise vectors and 1"),
+        ((0, 12), (0, 20), "at least one"),
+    ],
+)
 def test_wrong_input_is_refused(model, noise, sentence, words):
     with pytest.raises(ValueError, match=words):
         model(torch.zeros(noise), torch.zeros(sentence))
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"clip_width": 80}, "80"), ({"prompts": 4}, "at most 3"), ({"sizes": (8, 16)}, "3 blocks"), ({"sizes": (8, 0, 28)}, "positive"),
-    ({"channels": ((16, 16), (8, 16), (16, 8))}, "GBlocks.0.*GBlocks.1")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"clip_width": 80}, "80"),
+        ({"prompts": 4}, "at most 3"),
+        ({"sizes": (8, 16)}, "3 blocks"),
+        ({"sizes": (8, 0, 28)}, "positive"),
+        ({"channels": ((16, 16), (8, 16), (16, 8))}, "GBlocks.0.*GBlocks.1"),
+    ],
+)
 def test_impossible_sizes_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         replace(TINY, **change)

@@ -1,4 +1,6 @@
-"""The full-size generator against the official code's numbers: every stage, every precision, every optimisation, every mistake."""
+"""The full-size generator against the official code's numbers: every stage, every precision, every optimization, every
+mistake.
+"""
 
 import copy
 import functools
@@ -12,14 +14,21 @@ import torch.nn.functional as F
 from galip_formula import build, inputs
 from safetensors.torch import load_file
 
-import galip
-from galip import clip, layers
-from galip import generator as generator_module
+from guidance_lab import galip
+from guidance_lab.galip import clip, layers
+from guidance_lab.galip import generator as generator_module
 
 FIXTURES = Path(__file__).parent.parent / "fixtures/galip"
 GOLDEN = load_file(FIXTURES / "golden.safetensors")
-STAGES = ["fc_code", "mapping.FBlocks.3", "mapping.conv_fuse", "mapping.CLIP_ViT", "mapping", *(f"GBlocks.{i}" for i in range(6))]
-OPTIMISATIONS = [field.name for field in fields(galip.Fast)]
+STAGES = [
+    "fc_code",
+    "mapping.FBlocks.3",
+    "mapping.conv_fuse",
+    "mapping.CLIP_ViT",
+    "mapping",
+    *(f"GBlocks.{i}" for i in range(6)),
+]
+OPTIMIZATIONS = [field.name for field in fields(galip.Fast)]
 TOLERANCE = 1e-5
 
 
@@ -33,7 +42,7 @@ def sampled(value: torch.Tensor) -> torch.Tensor:
 
 
 def image_error(image: torch.Tensor) -> float:
-    return rel_rms(image[:, :, ::7, ::7], GOLDEN["image"][:len(image)])
+    return rel_rms(image[:, :, ::7, ::7], GOLDEN["image"][: len(image)])
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +79,12 @@ def test_formula_weights(model):
 def test_every_stage(model, monkeypatch, fast):
     monkeypatch.setattr(model, "fast", fast)
     seen = {}
-    hooks = [model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out)) for name in STAGES]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
+        for name in STAGES
+    ]
     with torch.no_grad():
-        image = model(*inputs(), micro_batch=2)
+        image = model(*inputs(), micro_batch_size=2)
     for hook in hooks:
         hook.remove()
     errors = {name: rel_rms(sampled(seen[name]), GOLDEN[name]) for name in STAGES} | {"image": image_error(image)}
@@ -92,10 +104,12 @@ def test_half_precision(model, dtype, tolerance):
 
 
 @pytest.mark.parametrize(
-    "names", [["affine_first"], ["affine_first", "four_phase"], *([name] for name in OPTIMISATIONS[2:]), OPTIMISATIONS],
-    ids=lambda names: "all" if names == OPTIMISATIONS else names[-1])
-def test_optimisation_is_exact(model, plain_image, monkeypatch, names):
-    monkeypatch.setattr(model, "fast", galip.Fast(**{name: name in names for name in OPTIMISATIONS}))
+    "names",
+    [["affine_first"], ["affine_first", "four_phase"], *([name] for name in OPTIMIZATIONS[2:]), OPTIMIZATIONS],
+    ids=lambda names: "all" if names == OPTIMIZATIONS else names[-1],
+)
+def test_optimization_is_exact(model, plain_image, monkeypatch, names):
+    monkeypatch.setattr(model, "fast", galip.Fast(**{name: name in names for name in OPTIMIZATIONS}))
     with torch.no_grad():
         assert rel_rms(model(*inputs(1)), plain_image) < 2e-6
 
@@ -105,14 +119,16 @@ def test_micro_batches_give_the_bits_of_single_images(model):
     with torch.no_grad():
         both = model(noise, sentence)
         assert torch.equal(both[1:], model(noise[1:], sentence[1:]))
-        assert rel_rms(model(noise, sentence, micro_batch=2), both) < 2e-6
+        assert rel_rms(model(noise, sentence, micro_batch_size=2), both) < 2e-6
 
 
 # Deliberate mistakes. Each changes the plain path in one way; all must be far outside the tolerance.
 
 
 def mapper(first=1, drop=slice(0, -1)):
-    """CLIPMapper.forward with a chosen first prompted block and a choice of the tokens that are kept; the defaults are right."""
+    """CLIPMapper.forward with a chosen first prompted block and a choice of the tokens that are kept; the defaults are
+    right.
+    """
 
     def forward(self, features, prompts, fast):
         x = self.tokens(features)
@@ -129,8 +145,11 @@ def mapper(first=1, drop=slice(0, -1)):
 def prompts_become(change):
     def mutate(model, patch):
         right = generator_module.CLIPMapper.forward
-        patch.setattr(generator_module.CLIPMapper, "forward",
-                      lambda self, features, prompts, fast: right(self, features, change(prompts), fast))
+        patch.setattr(
+            generator_module.CLIPMapper,
+            "forward",
+            lambda self, features, prompts, fast: right(self, features, change(prompts), fast),
+        )
 
     return mutate
 
@@ -166,7 +185,9 @@ def doubled_sizes(model, patch):
 
 
 def upsampling(mode):
-    return lambda model, patch: patch.setattr(layers, "upsample", lambda x, size: F.interpolate(x, size=(size, size), mode=mode))
+    return lambda model, patch: patch.setattr(
+        layers, "upsample", lambda x, size: F.interpolate(x, size=(size, size), mode=mode)
+    )
 
 
 def identity(name):
@@ -177,17 +198,22 @@ MISTAKES = {
     "bilinear upsampling": upsampling("bilinear"),
     "nearest-exact upsampling": upsampling("nearest-exact"),
     "sizes 14, 28, 56": doubled_sizes,
-    "prompts in blocks 0-7": lambda model, patch: patch.setattr(generator_module.CLIPMapper, "forward", mapper(first=0)),
+    "prompts in blocks 0-7": lambda model, patch: patch.setattr(
+        generator_module.CLIPMapper, "forward", mapper(first=0)
+    ),
     "prompts reversed": prompts_become(lambda prompts: prompts.flip(1)),
     "no prompts": prompts_become(lambda prompts: prompts[:, :0]),
     "prompt without ln_1": prompt_without_norm,
-    "wrong token dropped": lambda model, patch: patch.setattr(generator_module.CLIPMapper, "forward", mapper(drop=slice(1, None))),
+    "wrong token dropped": lambda model, patch: patch.setattr(
+        generator_module.CLIPMapper, "forward", mapper(drop=slice(1, None))
+    ),
     "GELU": lambda model, patch: patch.setattr(clip.QuickGELU, "forward", lambda self, x: F.gelu(x)),
     "map weight 1": lambda model, patch: patch.setattr(generator_module, "MAP_WEIGHT", 1.0),
     "no CLIP": lambda model, patch: patch.setattr(generator_module, "MAP_WEIGHT", 0.0),
     "no ln_pre": identity("mapping.CLIP_ViT.ln_pre"),
     "no positions": lambda model, patch: patch.setitem(
-        model.mapping.CLIP_ViT._parameters, "positional_embedding", torch.zeros(50, 768)),
+        model.mapping.CLIP_ViT._parameters, "positional_embedding", torch.zeros(50, 768)
+    ),
     "sentence before noise": condition_order,
     "leaky ReLU 0.1": other_slope,
     "no last leaky ReLU": identity("to_rgb.0"),

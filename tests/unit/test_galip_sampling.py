@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from galip.sampling import lerp, seeded_noise, slerp, walk
+from guidance_lab.galip.sampling import lerp, seeded_noise, slerp, walk
 
 
 def test_a_row_depends_on_its_seed_alone():
@@ -27,7 +27,9 @@ def test_the_global_random_state_is_not_used(truncation):
 
 
 def test_truncated_noise_is_a_truncated_normal():
-    """Inside +-2 the values are those of the plain noise, times the rate; the variance is that of the normal cut at +-2."""
+    """Inside +-2 the values are those of the plain noise, times the rate; the variance is that of the normal cut at
+    +-2.
+    """
     plain, cut = seeded_noise([3], 200_000)[0], seeded_noise([3], 200_000, 0.88)[0]
     inside = plain.abs() <= 2
     assert torch.equal(cut[inside], plain[inside] * 0.88)

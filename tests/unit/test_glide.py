@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from reference import frames as reference_frames
+from reference import glide as reference
 from unit.gaussian import FRAMES
 from unit.glide_golden import facts, hashed, tensors
 
-from guidance import frames, glide
+from guidance_lab.guidance import frames, glide
 
-STEPS = glide.respaced(glide.cosine_alpha_bars(), 100)
+STEPS = reference.respaced(glide.cosine_alpha_bars(), 100)
 SHAPE = [2, 3, 8, 8]
 KEYS = ("mean", "variance", "x0", "cond_mean.mean", "cond_score.x0", "cond_score.mean", "cond_score.ddim")
 
@@ -21,7 +23,10 @@ def relative(got, expected):
 @pytest.fixture(scope="module")
 def inputs():
     """x, eps, model variance channels and gradient, as the recorded run had them."""
-    return [hashed(f"input.diffusion_{name}", SHAPE, std) for name, std in (("x", 1.0), ("eps", 1.0), ("var", 0.5), ("grad", 0.3))]
+    return [
+        hashed(f"input.diffusion_{name}", SHAPE, std)
+        for name, std in (("x", 1.0), ("eps", 1.0), ("var", 0.5), ("grad", 0.3))
+    ]
 
 
 def test_respacing_keeps_the_original_timesteps():
@@ -37,11 +42,11 @@ def test_coefficients(index):
         "alpha_bar": step.alpha_bar,
         "alpha_bar_prev": step.alpha_bar_prev,
         "beta": step.beta,
-        "Sigma_min": glide.variance(-one, step).item(),
-        "Sigma_mid": glide.variance(0 * one, step).item(),
-        "Sigma_max": glide.variance(one, step).item(),
-        "x0_shift": glide.capped_weight(frames.vp(step.alpha_bar, one)).item(),
-        "sqrt_one_minus_abar": -frames.eps_shift(one, frames.vp(step.alpha_bar, one)).item(),
+        "Sigma_min": reference.variance(-one, step).item(),
+        "Sigma_mid": reference.variance(0 * one, step).item(),
+        "Sigma_max": reference.variance(one, step).item(),
+        "x0_shift": glide.capped_weight(reference_frames.vp(step.alpha_bar, one)).item(),
+        "sqrt_one_minus_abar": -reference_frames.eps_shift(one, reference_frames.vp(step.alpha_bar, one)).item(),
     }
     assert got == pytest.approx({key: expected[key] for key in got}, rel=1e-9)
 
@@ -50,18 +55,18 @@ def test_coefficients(index):
 def test_both_forms_on_the_recorded_step(index, inputs):
     x, eps, model_variance, gradient = inputs
     step, golden = STEPS[index], {key: tensors()[f"diffusion.s{index}.{key}"] for key in KEYS}
-    x0 = glide.clamped_x0(x, eps, step)
-    mean = glide.posterior_mean(x, x0, step)
-    sigma = glide.variance(model_variance, step)
-    shifted = glide.eps_form(x0, gradient, step)
+    x0 = reference.clamped_x0(x, eps, step)
+    mean = reference.posterior_mean(x, x0, step)
+    sigma = reference.variance(model_variance, step)
+    shifted = reference.eps_form(x0, gradient, step)
     torch.testing.assert_close(sigma, golden["variance"], rtol=0, atol=1e-6)
     got = {
         "mean": mean,
         "x0": x0,
-        "cond_mean.mean": glide.mean_form(mean, sigma, gradient),
+        "cond_mean.mean": reference.mean_form(mean, sigma, gradient),
         "cond_score.x0": shifted,
-        "cond_score.mean": glide.posterior_mean(x, shifted, step),
-        "cond_score.ddim": glide.ddim(x, shifted, step),
+        "cond_score.mean": reference.posterior_mean(x, shifted, step),
+        "cond_score.ddim": reference.ddim(x, shifted, step),
     }
     for key, value in got.items():
         assert relative(value, golden[key]) < 1e-5, key
@@ -74,8 +79,8 @@ def test_the_eps_form_is_the_mean_form_with_beta_over_root_alpha(index, inputs):
     weight = step.beta / math.sqrt(step.alpha_bar / step.alpha_bar_prev)
     assert weight == pytest.approx(facts()["coefficients"][str(index)]["beta_over_sqrt_alpha"], rel=1e-9)
     x0 = x.clamp(-1, 1)
-    a = glide.posterior_mean(x, glide.eps_form(x0, gradient, step), step)
-    b = glide.mean_form(glide.posterior_mean(x, x0, step), torch.tensor(weight).double(), gradient)
+    a = reference.posterior_mean(x, reference.eps_form(x0, gradient, step), step)
+    b = reference.mean_form(reference.posterior_mean(x, x0, step), torch.tensor(weight).double(), gradient)
     torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -84,13 +89,18 @@ def test_the_cap_acts_on_the_first_two_of_a_hundred_steps_and_makes_their_mean_w
     changed = []
     for index in range(100):
         step = STEPS[index]
-        here, after = frames.vp(step.alpha_bar, one), frames.vp(step.alpha_bar_prev, one)
+        here, after = reference_frames.vp(step.alpha_bar, one), reference_frames.vp(step.alpha_bar_prev, one)
         free, capped = glide.capped_weight(here), glide.capped_weight(here, after)
         if not torch.equal(free, capped):
             changed.append(index)
             mean_weight = capped * math.sqrt(step.alpha_bar_prev) * step.beta / (1 - step.alpha_bar)
             assert mean_weight.item() == pytest.approx(1.0, rel=1e-6)
-        tight = glide.capped_weight(here, after, largest=0.25) * math.sqrt(step.alpha_bar_prev) * step.beta / (1 - step.alpha_bar)
+        tight = (
+            glide.capped_weight(here, after, largest=0.25)
+            * math.sqrt(step.alpha_bar_prev)
+            * step.beta
+            / (1 - step.alpha_bar)
+        )
         assert tight.item() <= 0.25 * (1 + 1e-6)
     assert changed == [98, 99]
 
@@ -101,7 +111,7 @@ def test_the_cap_is_the_same_in_every_frame_and_finite_where_the_signal_is_gone(
     levels = [
         (frames.ve(sigma, one), frames.ve(after, one)),
         (frames.flow(sigma / (1 + sigma), one), frames.flow(after / (1 + after), one)),
-        (frames.vp(1 / (1 + sigma**2), one), frames.vp(1 / (1 + after**2), one)),
+        (reference_frames.vp(1 / (1 + sigma**2), one), reference_frames.vp(1 / (1 + after**2), one)),
     ]
     beta = 1 - (1 + after**2) / (1 + sigma**2)
     expected = sigma**2 / (1 + sigma**2) * math.sqrt(1 + after**2) / beta
@@ -110,6 +120,14 @@ def test_the_cap_is_the_same_in_every_frame_and_finite_where_the_signal_is_gone(
         assert glide.capped_weight(*level).item() == pytest.approx(expected, rel=1e-12)
     assert torch.isinf(glide.capped_weight(frames.flow(1.0, one)))
     assert glide.capped_weight(frames.flow(1.0, one), frames.flow(0.5, one)).item() == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize("following", [3.0, 4.0])
+def test_a_step_that_adds_noise_or_none_is_not_capped(following):
+    """A restarting sampler goes up again: the drop is then below zero, and would turn the pull round."""
+    one = torch.ones(1, dtype=torch.float64)
+    here, after = frames.ve(3.0, one), frames.ve(following, one)
+    assert torch.equal(glide.capped_weight(here, after), glide.capped_weight(here))
 
 
 def test_the_weight_keeps_its_digits_at_low_noise_in_float32():
@@ -123,7 +141,11 @@ def test_the_nearest_original_timestep(frame):
     like = torch.ones(3, 1, dtype=torch.float64)
     picked = torch.tensor([bars[3], bars[250], bars[998]], dtype=torch.float64)
     sigma = (1 / picked - 1).sqrt() * 1.0001
-    level = {"VE": frames.ve(sigma, like), "flow": frames.flow(sigma / (1 + sigma), like), "VP": frames.vp(1 / (1 + sigma**2), like)}[frame]
+    level = {
+        "VE": frames.ve(sigma, like),
+        "flow": frames.flow(sigma / (1 + sigma), like),
+        "VP": reference_frames.vp(1 / (1 + sigma**2), like),
+    }[frame]
     assert glide.nearest_timestep(level, bars).tolist() == [3, 250, 998]
 
 
@@ -146,4 +168,4 @@ def test_renoising_has_the_right_moments_its_own_generator_and_a_gradient(genera
 def test_an_impossible_number_of_steps_is_refused():
     for count in (1, 1001):
         with pytest.raises(ValueError, match="between 2 and 1000"):
-            glide.respaced(glide.cosine_alpha_bars(), count)
+            reference.respaced(glide.cosine_alpha_bars(), count)

@@ -1,13 +1,14 @@
 """GLIDE's noise-aware CLIP: every recorded number of the official code at full size, and the behaviour of a small one.
 
-Tolerances are those that the recording states for float32: embeddings 1e-5 and gradients 2e-5 relative, objectives 1e-4 absolute.
+Tolerances are those that the recording states for float32: embeddings 1e-5 and gradients 2e-5 relative, objectives 1e-4
+absolute.
 """
 
 import pytest
 import torch
 from unit.glide_golden import facts, hashed, images, shrunk, state_dict, tensors
 
-from guidance import noised_clip
+from guidance_lab.guidance import noised_clip
 
 PROMPTS = [[320, 1125, 539, 320, 2368], [], list(range(300, 380))]
 INTERMEDIATE = ("blocks.input", "blocks.block_0.f_attn", "blocks.block_0", "blocks.block_5", "blocks.block_11")
@@ -47,7 +48,9 @@ def shapes():
         return ".block_" not in key or key.split(".")[1] in ("block_0", "block_1")
 
     recorded = facts()["state_dict"]
-    return {kind: {k: shrink(k, s) for k, s in recorded[f"{kind}_encoder"].items() if kept(k)} for kind in ("image", "text")}
+    return {
+        kind: {k: shrink(k, s) for k, s in recorded[f"{kind}_encoder"].items() if kept(k)} for kind in ("image", "text")
+    }
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_recorded_numbers(full):
                 assert relative(sampled, golden[f"inter.image.t250.{name}"]) < 1e-5, name
 
 
-def test_embeddings_are_normalised_and_the_objective_is_a_hundred_cosines_per_sample(tiny):
+def test_embeddings_are_normalized_and_the_objective_is_a_hundred_cosines_per_sample(tiny):
     x = hashed("x", [3, 3, 16, 16], 1.0)
     text = tiny.text(*noised_clip.pad_tokens(PROMPTS))
     image = tiny.image(x, [0, 4, 9])
@@ -168,7 +171,9 @@ def test_text_after_the_length_cannot_be_seen(tiny):
 
 def test_a_model_loaded_inside_inference_mode_gives_gradients(shapes):
     with torch.inference_mode():
-        weights = [{k: v.clone() for k, v in state_dict(kind, shapes=shapes[kind]).items()} for kind in ("image", "text")]
+        weights = [
+            {k: v.clone() for k, v in state_dict(kind, shapes=shapes[kind]).items()} for kind in ("image", "text")
+        ]
         assert weights[0]["blocks.output.f.w"].is_inference()
         model = noised_clip.load(*weights)
     x = hashed("x", [1, 3, 16, 16], 1.0).requires_grad_()

@@ -43,12 +43,16 @@ BREAKING = {
     "default": lambda node: node["input"]["required"].update(weight=["FLOAT", {"default": 1.5}]),
     "optional became required": lambda node: node["input"]["required"].update(end=node["input"]["optional"].pop("end")),
     "new required": lambda node: node["input"]["required"].update(new=["FLOAT", {"default": 0.0}]),
-    "inserted optional": lambda node: node["input"].update(optional={"new": ["FLOAT", {}], **node["input"]["optional"]}),
+    "inserted optional": lambda node: node["input"].update(
+        optional={"new": ["FLOAT", {}], **node["input"]["optional"]}
+    ),
     "option removed": lambda node: node["input"]["required"]["method"][0].pop(),
     "option renamed": lambda node: node["input"]["required"]["method"].__setitem__(0, ["skip", "blurred"]),
     "options reordered": lambda node: node["input"]["required"]["method"][0].reverse(),
     "dynamic option renamed": lambda node: node["input"]["required"]["kind"][1]["options"][0].update(key="amount"),
-    "nested default": lambda node: node["input"]["required"]["kind"][1]["options"][0]["inputs"]["required"].update(gain=["FLOAT", {}]),
+    "nested default": lambda node: node["input"]["required"]["kind"][1]["options"][0]["inputs"]["required"].update(
+        gain=["FLOAT", {}]
+    ),
     "output removed": lambda node: (node["output"].pop(), node["output_name"].pop()),
     "output renamed": lambda node: node["output_name"].__setitem__(0, "m"),
     "outputs reordered": lambda node: (node["output"].reverse(), node["output_name"].reverse()),

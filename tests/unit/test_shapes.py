@@ -1,12 +1,14 @@
-"""Shapes without a model: captions and scenes, the renderer, the readers that judge everything, the distances between sets of pictures."""
+"""Shapes without a model: captions and scenes, the renderer, the readers that judge everything, the distances between
+sets of pictures.
+"""
 
 import numpy as np
 import pytest
 
-from demo.features import diversity, features, frechet
-from demo.read import Reading, judge, read
-from demo.render import render
-from demo.world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing, parse, random_scene
+from guidance_lab.experiments.features import diversity, features, frechet
+from guidance_lab.shapes.read import Reading, judge, read
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing, parse, random_scene
 
 
 def scenes(count: int, seed: int = 0, things: int | None = None) -> list[Scene]:
@@ -19,7 +21,9 @@ def test_a_caption_says_all_of_a_scene():
         said = parse(scene.caption)
         assert said.caption == scene.caption
         assert (said.background, said.relation) == (scene.background, scene.relation)
-        assert [(t.name, t.colour, t.texture) for t in said.things] == [(t.name, t.colour, t.texture) for t in scene.things]
+        assert [(t.name, t.colour, t.texture) for t in said.things] == [
+            (t.name, t.colour, t.texture) for t in scene.things
+        ]
 
 
 NO_CAPTIONS = ["a red cube", "a red cube on mars", "a pink cube on white", "red cube on white", "a red striped on sand"]

@@ -5,16 +5,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from demo.concepts import CONCEPTS
-from demo.render import render
-from demo.world import BACKGROUNDS, Scene, Thing
+from guidance_lab.experiments.concepts import CONCEPTS
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import BACKGROUNDS, Scene, Thing
 
 HOUSE, STAR, CRESCENT = CONCEPTS
 NAMES = [concept.name for concept in CONCEPTS]
 
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=NAMES)
-def test_renderings_are_recognised_on_every_background(concept):
+def test_renderings_are_recognized_on_every_background(concept):
     for background in BACKGROUNDS:
         found = [concept.found_in(picture) for picture in concept.pictures(6, 1, background)]
         assert all(each == {"shape": 1.0, "hue": 1.0, "texture": 1.0, "all": 1.0} for each in found)

@@ -2,8 +2,8 @@
 
 import torch
 
-import galip
-from demo.galip import DIMS, NoMapper, draw, image_encoder, networks, noise, put_in_clip
+from guidance_lab import galip
+from guidance_lab.experiments.galip_networks import DIMS, NoMapper, draw, image_encoder, networks, noise, put_in_clip
 
 
 def test_its_file_is_small_and_loads(tmp_path):
@@ -18,7 +18,7 @@ def test_its_file_is_small_and_loads(tmp_path):
 
 def test_the_clip_inside_is_the_clip_outside():
     source = galip.ImageEncoder(128, 4, 8, 8, 128)
-    encoder = image_encoder(source.state_dict(), normalise_twice=False)
+    encoder = image_encoder(source.state_dict(), normalize_twice=False)
     network = networks()[0]
     put_in_clip(network, encoder)
     galip.check_same_clip({f"visual.{key}": value for key, value in source.state_dict().items()}, network)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from guidance.similarity import cosine, spherical
+from guidance_lab.guidance.similarity import cosine, spherical
 
 
 def pair(angle: float) -> tuple[torch.Tensor, torch.Tensor]:

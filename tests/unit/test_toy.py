@@ -1,4 +1,6 @@
-"""The 2-D toy: its data set's constants (oracle O11), its sampler on ground-truth scores (O12), its network and controls."""
+"""The 2-D toy: its data set's constants (oracle O11), its sampler on ground-truth scores (O12), its network and
+controls.
+"""
 
 import math
 
@@ -6,11 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from demo.toy import controls, metrics
-from demo.toy.distribution import BRANCHES_PER_CLASS, Mixture, mixture
-from demo.toy.model import EnergyNet, ema_exponent
-from demo.toy.sample import denoise_at_higher_sigma, guided, heun, noise_levels, score_at_higher_sigma, truncated
-from demo.toy.train import load, snapshot_path, train
+from guidance_lab.experiments.toy import controls, metrics
+from guidance_lab.experiments.toy.distribution import BRANCHES_PER_CLASS, Mixture, mixture
+from guidance_lab.experiments.toy.model import EnergyNet, ema_exponent
+from guidance_lab.experiments.toy.sample import (
+    denoise_at_higher_sigma,
+    guided,
+    heun,
+    noise_levels,
+    score_at_higher_sigma,
+    truncated,
+)
+from guidance_lab.experiments.toy.train import load, snapshot_path, train
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +159,8 @@ def test_ema_exponent_has_the_asked_width():
 
 
 def test_training_learns_resumes_and_is_seeded(tmp_path, truth, monkeypatch):
-    monkeypatch.setattr("demo.toy.train.SNAPSHOT_EVERY", 32)
-    monkeypatch.setattr("demo.toy.train.BATCH", 256)
+    monkeypatch.setattr("guidance_lab.experiments.toy.train.SNAPSHOT_EVERY", 32)
+    monkeypatch.setattr("guidance_lab.experiments.toy.train.BATCH", 256)
     losses: list[str] = []
     train(tmp_path / "whole", "A", 16, 0, 128, losses.append)
     train(tmp_path / "parts", "A", 16, 0, 32, losses.append)
@@ -184,7 +193,11 @@ def test_controls_damage_a_copy_and_not_the_network():
     ):
         assert not torch.allclose(damaged.score(x, 0.5), before)
     assert torch.equal(net.score(x, 0.5), before)
-    harmless = controls.with_weight_noise(net, 0, generator), controls.with_dropout(net, 0, generator), controls.told_higher_sigma(net, 1)
+    harmless = (
+        controls.with_weight_noise(net, 0, generator),
+        controls.with_dropout(net, 0, generator),
+        controls.told_higher_sigma(net, 1),
+    )
     for untouched in harmless:
         torch.testing.assert_close(untouched.score(x, 0.5), before)
     assert torch.equal(controls.interpolated(net, other, 1.0).hidden[0].weight, other.hidden[0].weight)

@@ -7,8 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from guidance.trace import CFG, OTHER, CostTrace, Evaluation, NoteTrace, Record, TermTrace, account, cosine, relative_size
-from guidance.trace_plot import SIZE, nice_ticks, plot
+from guidance_lab.guidance.schedule import step_index
+from guidance_lab.guidance.trace import (
+    CFG,
+    OTHER,
+    CostTrace,
+    Evaluation,
+    NoteTrace,
+    Record,
+    TermTrace,
+    account,
+    cosine,
+    relative_size,
+)
+from guidance_lab.guidance.trace_plot import SIZE, plot
+from guidance_lab.plots.chart import ticks
 
 
 def batch(*vectors: list[float]) -> torch.Tensor:
@@ -16,7 +29,9 @@ def batch(*vectors: list[float]) -> torch.Tensor:
 
 
 def test_relative_size_is_a_mean_of_ratios_over_the_batch():
-    assert relative_size(batch([3.0, 4.0], [0.0, 1.0]), batch([0.0, 10.0], [1.0, 0.0])) == pytest.approx((0.5 + 1.0) / 2)
+    assert relative_size(batch([3.0, 4.0], [0.0, 1.0]), batch([0.0, 10.0], [1.0, 0.0])) == pytest.approx(
+        (0.5 + 1.0) / 2
+    )
 
 
 def test_cosine_of_known_angles():
@@ -30,7 +45,9 @@ def test_numbers_without_a_value_are_none():
 
 
 def test_account_of_cfg_and_autoguidance():
-    """C = (1, 0), U = (0, 0), B = (1, -1): at cfg 3 and w = 2 CFG adds 2 (C - U) and autoguidance C - B, at right angles."""
+    """C = (1, 0), U = (0, 0), B = (1, -1): at cfg 3 and w = 2 CFG adds 2 (C - U) and autoguidance C - B, at right
+    angles.
+    """
     cond, uncond, guide = batch([1.0, 0.0]), batch([0.0, 0.0]), batch([1.0, -1.0])
     term = cond - guide
     denoised = cond + 2 * (cond - uncond) + term
@@ -41,7 +58,9 @@ def test_account_of_cfg_and_autoguidance():
 
 def test_account_without_cfg_has_no_direction():
     cond, term = batch([2.0, 0.0]), batch([0.0, 1.0])
-    assert account(cond, None, 1.0, [("Autoguidance", term, 1.5)], cond + term) == (TermTrace("Autoguidance", 0.5, None, 1.5),)
+    assert account(cond, None, 1.0, [("Autoguidance", term, 1.5)], cond + term) == (
+        TermTrace("Autoguidance", 0.5, None, 1.5),
+    )
 
 
 def test_account_below_cfg_1_points_against_the_direction():
@@ -72,13 +91,19 @@ def test_account_of_a_broken_prediction_is_still_json():
     assert json.loads(record.to_json())["evaluations"][0]["terms"][0]["size"] is None
 
 
-@pytest.mark.parametrize(("sigma", "step"), [(14.6, 0), (10.0, 0), (8.0, 1), (8.0000001, 1), (3.0, 1), (1.0, 2), (0.5, 2)])
+@pytest.mark.parametrize(
+    ("sigma", "step"), [(14.6, 0), (10.0, 0), (8.0, 1), (8.0000001, 1), (3.0, 1), (1.0, 2), (0.5, 2)]
+)
 def test_step_is_found_by_sigma(sigma, step):
-    assert Record([14.6, 8.0, 1.0, 0.0]).step_of(sigma) == step
+    assert step_index([14.6, 8.0, 1.0, 0.0], sigma) == step
 
 
 def test_summary_is_one_line():
-    terms = (TermTrace(CFG, 0.123, 1.0, 4.0), TermTrace("Autoguidance", 0.05, 0.1, 2.0), TermTrace(OTHER, None, None, None))
+    terms = (
+        TermTrace(CFG, 0.123, 1.0, 4.0),
+        TermTrace("Autoguidance", 0.05, 0.1, 2.0),
+        TermTrace(OTHER, None, None, None),
+    )
     assert Evaluation(2, 4.4203, 0.1, terms, ()).summary() == "step 3, sigma 4.42: CFG 12 %, Autoguidance 5 %"
     assert Evaluation(0, 14.6, 0.1, (), ()).summary() == "step 1, sigma 14.6: no guidance"
     noted = Evaluation(0, 14.6, 0.1, (), (), (NoteTrace("Captions", "a red cube"),))
@@ -90,7 +115,8 @@ def made_up(steps: int, sizes: dict[str, list[float]], with_cfg: bool = True) ->
     record = Record(sigmas)
     for i in range(steps):
         terms = tuple(
-            TermTrace(name, size[i], math.cos(i / steps * 2 + k) if with_cfg else None, 2.0) for k, (name, size) in enumerate(sizes.items())
+            TermTrace(name, size[i], math.cos(i / steps * 2 + k) if with_cfg else None, 2.0)
+            for k, (name, size) in enumerate(sizes.items())
         )
         costs = (CostTrace("model", 1, 2.0, 0.5), CostTrace("Autoguidance", 1, 1.0, 0.25))
         record.evaluations.append(Evaluation(i, sigmas[i], 0.8, terms, costs))
@@ -139,8 +165,8 @@ def test_plot_of_nothing_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("highest", "ticks"),
+    ("highest", "expected"),
     [(0.0, [0, 1]), (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1]), (37.0, [0, 10, 20, 30, 40]), (0.012, [0, 0.005, 0.01, 0.015])],
 )
-def test_ticks_are_round_and_reach_the_highest(highest, ticks):
-    assert nice_ticks(highest) == pytest.approx(ticks)
+def test_ticks_are_round_and_reach_the_highest(highest, expected):
+    assert ticks(0.0, highest) == pytest.approx(expected)

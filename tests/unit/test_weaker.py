@@ -1,11 +1,13 @@
-"""The damage of Weaker Version as pure functions: limits, closed forms, and randomness that depends on seed and sigma alone."""
+"""The damage of Weaker Version as pure functions: limits, closed forms, and randomness that depends on seed and sigma
+alone.
+"""
 
 import math
 
 import pytest
 import torch
 
-from guidance import weaker
+from guidance_lab.guidance import weaker
 
 
 def test_step_generator_depends_on_seed_and_sigma_only():
@@ -72,10 +74,16 @@ def test_identity_attention_keeps_a_mask(generator):
     allowed = torch.ones(9, 9, dtype=torch.bool)
     allowed[:, 1] = False
     hidden = torch.zeros(9, 9).masked_fill(~allowed, -math.inf)
-    assert torch.allclose(weaker.identity_attention(q, k, v, 3, additive), masked_attention(q, k, v, 3, additive)[..., 3:, :], atol=1e-6)
-    assert torch.allclose(weaker.identity_attention(q, k, v, 3, allowed), masked_attention(q, k, v, 3, hidden)[..., 3:, :], atol=1e-6)
+    assert torch.allclose(
+        weaker.identity_attention(q, k, v, 3, additive), masked_attention(q, k, v, 3, additive)[..., 3:, :], atol=1e-6
+    )
+    assert torch.allclose(
+        weaker.identity_attention(q, k, v, 3, allowed), masked_attention(q, k, v, 3, hidden)[..., 3:, :], atol=1e-6
+    )
     one_row = additive[:, :, :1]
-    assert torch.allclose(weaker.identity_attention(q, k, v, 3, one_row), masked_attention(q, k, v, 3, one_row)[..., 3:, :], atol=1e-6)
+    assert torch.allclose(
+        weaker.identity_attention(q, k, v, 3, one_row), masked_attention(q, k, v, 3, one_row)[..., 3:, :], atol=1e-6
+    )
 
 
 def test_gaussian_rows():
@@ -90,7 +98,9 @@ def test_infinite_blur_is_the_mean_query(generator):
     q = torch.randn(2, 4, 12, 5, generator=generator)
     blurred = weaker.blur_queries(q, (4, 3), weaker.INFINITE_BLUR)
     assert torch.allclose(blurred, q.mean(-2, keepdim=True).expand_as(q), atol=1e-6)
-    assert torch.allclose(weaker.blur_queries(q, (4, 3), 5000.0), blurred, atol=1e-5), "the limit is reached continuously"
+    assert torch.allclose(weaker.blur_queries(q, (4, 3), 5000.0), blurred, atol=1e-5), (
+        "the limit is reached continuously"
+    )
 
 
 def test_blur_leaves_constants_and_zero_sigma_alone(generator):

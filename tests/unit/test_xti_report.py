@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from xti import XTI, chart, info_plot, loss_plot
-from xti.density import negative_log_density, scott_bandwidth
-from xti.layers import named_table
-from xti.report import report
-from xti.training import Losses
+from guidance_lab.plots import chart
+from guidance_lab.xti import XTI, info_plot, loss_plot
+from guidance_lab.xti.density import negative_log_density, scott_bandwidth
+from guidance_lab.xti.layers import named_table
+from guidance_lab.xti.report import report
+from guidance_lab.xti.training import Losses
 
 SDXL = named_table("sdxl")
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from xti import training
-from xti.losses import density_loss, norm_loss, reconstruction_loss
-from xti.training import DENSITY, NONE, NORM, NORM_DECAY, Recipe, Trainer, Words, draw
+from guidance_lab.xti import training
+from guidance_lab.xti.losses import density_loss, norm_loss, reconstruction_loss
+from guidance_lab.xti.training import DENSITY, NONE, NORM, NORM_DECAY, Recipe, Trainer, Words, draw
 
 LAYERS, VECTORS, WIDTH, TOKENS = 4, 2, 6, 3
 
@@ -48,7 +48,9 @@ def words(generator):
 
 
 def run(network, trainer, steps=3):
-    return [trainer.step(network.pictures, 2, len(network.sigmas), network.encode, network.predict) for _ in range(steps)]
+    return [
+        trainer.step(network.pictures, 2, len(network.sigmas), network.encode, network.predict) for _ in range(steps)
+    ]
 
 
 def by_hand(network, rows, recipe, steps=3):
@@ -184,7 +186,9 @@ def test_the_penalty_is_the_weighted_loss_of_every_encoder(rows, generator, regu
     if regulariser == NORM:
         expected = norm_loss(tokens[:, :2], words[0].norm) + norm_loss(tokens[:, 2:], words[1].norm)
     else:
-        expected = sum(density_loss(t, w.rows, w.bandwidth) for t, w in zip((tokens[:, :2], tokens[:, 2:]), words, strict=True))
+        expected = sum(
+            density_loss(t, w.rows, w.bandwidth) for t, w in zip((tokens[:, :2], tokens[:, 2:]), words, strict=True)
+        )
     assert trainer._penalty().item() == pytest.approx(0.7 * expected.item(), rel=1e-5)
 
 
@@ -204,7 +208,8 @@ def test_norm_regularisers_pull_the_norms_to_the_target(network, rows, words, op
 
 def test_the_density_regulariser_pulls_towards_the_words(network, rows, words):
     free, held = (
-        Trainer(rows, Recipe(learning_rate=0.02, **given), words) for given in ({}, dict(regulariser=DENSITY, weight=1.0, bandwidth=0.3))
+        Trainer(rows, Recipe(learning_rate=0.02, **given), words)
+        for given in ({}, dict(regulariser=DENSITY, weight=1.0, bandwidth=0.3))
     )
     run(network, free, 30)
     losses = run(network, held, 30)
@@ -223,7 +228,8 @@ def test_weight_zero_is_no_regulariser(network, rows, words):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(regulariser="kde"), 'Unknown regulariser "kde": use none, norm, norm decay, density'), (dict(batch=0), "batch must be above 0"),
+    (dict(regulariser="kde"), 'Unknown regulariser "kde": use none, norm, norm decay, density'), (dict(batch=0),
+    "batch must be above 0"),
     (dict(learning_rate=math.nan), "learning rate must be above 0"), (dict(at_once=-1), "at once must be above 0"),
     (dict(weight=-1.0), "weight must be 0 or more"), (dict(bandwidth=math.inf), "bandwidth must be 0 or more"),
 ])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Speed, each against a named alternative in the same run: one script per family."""

@@ -1,0 +1,77 @@
+"""What the evidence scripts on pictures share: drawing once, the measures, contact sheets and tables."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from guidance_lab.experiments.features import diversity, features, frechet
+from guidance_lab.shapes import shipped
+from guidance_lab.shapes.read import judge, read
+from guidance_lab.shapes.world import Scene, random_scene
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "evidence"
+DIFFUSION = ("early", "main", "small", "text", "vae")
+READ = ("object", "colour", "texture", "background", "count", "relation", "all")
+
+
+def weights_key(*names: str) -> str:
+    """Changes when one of these weights changes, so that kept pictures are never those of another model."""
+    digest = hashlib.sha256()
+    for name in names or DIFFUSION:
+        digest.update(shipped.weights_file(name).read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def kept(path: Path, make: Callable[[], np.ndarray]) -> Mapping[str, np.ndarray]:
+    """`pictures` of `make()` and the CPU `seconds` it took, drawn once: what lies at `path` is taken as it is."""
+    if not path.exists():
+        began = time.process_time()
+        pictures = make()
+        np.savez_compressed(path.with_suffix(".tmp.npz"), pictures=pictures, seconds=time.process_time() - began)
+        path.with_suffix(".tmp.npz").replace(path)
+        print(f"{path.stem}: {len(pictures)} pictures in {time.process_time() - began:.0f} s of CPU", flush=True)
+    return np.load(path)
+
+
+def measure(pictures: np.ndarray, scenes: list[Scene], real: np.ndarray) -> dict[str, float]:
+    """Alignment by the readers (simple = one thing, complex = two or three), Fréchet distance and diversity against
+    features `real`.
+    """
+    rows = [(len(scene.things), judge(scene, read(picture))) for scene, picture in zip(scenes, pictures, strict=True)]
+    result = {key: float(np.mean([row[key] for _, row in rows if key in row])) for key in READ}
+    result["simple all"] = float(np.mean([row["all"] for n, row in rows if n == 1]))
+    result["simple object+colour"] = float(np.mean([row["object"] * row["colour"] for n, row in rows if n == 1]))
+    result["complex all"] = float(np.mean([row["all"] for n, row in rows if n > 1]))
+    drawn = features(pictures)
+    return result | {"frechet": frechet(real, drawn)} | diversity(real, drawn)
+
+
+def place_again(scene: Scene, rng: np.random.Generator) -> Scene:
+    """A fresh scene with the same caption: new places, sizes and directions."""
+    layout = random_scene(rng, len(scene.things))
+    while layout.relation != scene.relation:
+        layout = random_scene(rng, len(scene.things))
+    things = tuple(
+        type(new)(old.name, old.colour, old.texture, new.x, new.y, new.size, new.flip)
+        for old, new in zip(scene.things, layout.things, strict=True)
+    )
+    return Scene(things, scene.background, scene.relation)
+
+
+def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None:
+    """One row of pictures per setting, doubled in size."""
+    sheet = np.concatenate([np.concatenate(list(row[:columns]), 1) for row in rows], 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path)
+
+
+def table(rows: list[dict], first: str, columns: Sequence[str]) -> str:
+    """A Markdown table: column `first` of the rows as it is, the others as numbers, empty where a row has none."""
+    lines = [f"| {first} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        lines.append(f"| {row[first]} | " + " | ".join(f"{row[c]:.3f}" if c in row else "" for c in columns) + " |")
+    return "\n".join(lines)

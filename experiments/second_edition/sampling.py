@@ -1,0 +1,73 @@
+"""Draws latents in this process with ComfyUI's DPM-Solver++(2M), for the looks at a training and for the gate."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from comfy.k_diffusion.sampling import get_sigmas_karras, sample_dpmpp_2m
+
+from .training import autocast
+from .words import tokens
+
+BATCH = 50
+
+
+@torch.no_grad()
+def contexts(text: torch.nn.Module, captions: list[str], device: str) -> torch.Tensor:
+    """The captions' contexts: [N, tokens, width]."""
+    return torch.cat(
+        [text(torch.from_numpy(tokens(captions[i : i + 200])).to(device))[0] for i in range(0, len(captions), 200)]
+    )
+
+
+@torch.no_grad()
+def sample(
+    base,
+    unet: torch.nn.Module,
+    context: torch.Tensor,
+    empty: torch.Tensor,
+    seed: int,
+    cfg: float = 1.0,
+    steps: int = 12,
+) -> torch.Tensor:
+    """One normalized latent for every context row: float [N, 4, 16, 16].
+
+    base: the host's model that has the noise schedule; unet: the network, eps-prediction. empty [1, tokens, width]:
+    context of the empty prompt. Batch i draws its noise from seed + i.
+    """
+    schedule = base.model_sampling
+    device = context.device.type
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor, rows: torch.Tensor, **_) -> torch.Tensor:
+        def eps(c: torch.Tensor) -> torch.Tensor:
+            with autocast(device):
+                return unet(x / (sigma[0] ** 2 + 1).sqrt(), schedule.timestep(sigma).to(x), context=c).float()
+
+        guess = eps(rows)
+        if cfg != 1.0:
+            unguided = eps(empty.expand_as(rows))
+            guess = unguided + cfg * (guess - unguided)
+        return x - sigma[0] * guess
+
+    sigmas = get_sigmas_karras(steps, float(schedule.sigma_min), float(schedule.sigma_max), device=device)
+    out = []
+    for i, start in enumerate(range(0, len(context), BATCH)):
+        rows = context[start : start + BATCH]
+        noise = torch.randn(len(rows), 4, 16, 16, generator=torch.Generator().manual_seed(seed + i)).to(device)
+        x = noise * sigmas[0]
+        out.append(sample_dpmpp_2m(partial(denoiser, rows=rows), x, sigmas, disable=True))
+    return torch.cat(out)
+
+
+def zeroed_below(unet: torch.nn.Module, side: int, latent: int = 16):
+    """While the returned hook stands, nothing comes out of the levels whose maps have `side` cells and fewer; call
+    its `remove()`.
+
+    The upsampling that leaves the level of `side` is replaced by zeros, so the levels outside see their own skips
+    alone.
+    """
+    level = int(np.log2(latent // side))  # 0 is the outermost
+    block = unet.output_blocks[
+        len(unet.output_blocks) - 3 * level - 1
+    ]  # three blocks a level, the last of a level upsamples
+    return block[-1].register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))

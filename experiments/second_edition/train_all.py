@@ -1,0 +1,61 @@
+"""Makes every weight from nothing, in order; whatever is finished is skipped, whatever is not goes on. See README.md.
+
+`--scale 0.01` makes a run that shows that everything works, in a folder of its own (environment variable SHAPES_RUNS).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+import torch
+
+from .training import seen
+
+# (run folder, module, options, samples of the plan, samples a second: on one calm core, on one data-centre GPU)
+ORDER = (
+    ("vae", "train_vae", (), 160_000, 13, 1500),
+    ("text", "train_text", (), 128_000, 700, 3000),
+    ("decoder", "train_vae", ("--decoder",), 40_000, 16, 1500),
+    ("main", "train_diffusion", (), 3_000_000, 19, 4000),
+    ("small", "train_diffusion", ("--small",), 3_000_000, 35, 5000),
+    ("clip", "train_clip", (), 400_000, 60, 3000),
+    ("noised_clip", "train_noised_clip", (), 800_000, 60, 3000),
+    ("captioner", "train_captioner", (), 400_000, 60, 3000),
+    ("galip", "train_galip", (), 300_000, 8, 500),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=float, default=1.0, help="share of every plan to do")
+    parser.add_argument("--only", choices=[row[0] for row in ORDER], action="append", help="this run alone")
+    parser.add_argument("--plan", action="store_true", help="only say what is left and how long it takes")
+    args = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    rows = [row for row in ORDER if not args.only or row[0] in args.only]
+    left = {}
+    for name, _, _, samples, core, card in rows:
+        wanted = int(samples * args.scale) // (16 if name == "small" else 1)
+        left[name] = max(0, wanted - seen(name)) / (card if gpu else core)
+        print(f"{name}: {seen(name)} of {wanted} samples, about {left[name] / 3600:.1f} h left", flush=True)
+    print(f"in all about {sum(left.values()) / 3600:.1f} h", flush=True)
+    if args.plan:
+        return 0
+    package = __package__
+    for name, module, options, samples, _, _ in rows:
+        if left[name] <= 0:
+            continue
+        began = time.time()
+        command = [sys.executable, "tools/run_module.py", os.environ["PYTHONPATH"].split(os.pathsep)[0]]
+        command += [f"{package}.{module}", *options, "--samples", str(int(samples * args.scale))]
+        code = subprocess.run(command).returncode
+        print(f"{name}: ended with {code} after {(time.time() - began) / 3600:.1f} h", flush=True)
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Trains the main Shapes model on latents with the frozen text encoder. See README.md for how to run it and how to go
+on.
+
+eps-prediction on SD1.5's schedule, L = E max(1, 1/SNR_t) |eps - unet(sqrt(a_t) z + sqrt(1 - a_t) eps, t, text)|², 10
+% of captions empty,
+EMA weights kept. The guides of autoguidance come from the same script: `early-*.safetensors` are snapshots of the EMA
+weights on the
+way, and `--small` is a smaller network trained for a sixteenth of the samples.
+"""
+
+import copy
+import json
+
+import numpy as np
+import torch
+
+from .data import CHUNK, SCENES, scene
+from .latents import Latents
+from .models import diffusion_model, text_encoder, unet_config
+from .read import judge, read
+from .sampling import contexts, sample
+from .training import Run, autocast, initialize, kept, learning_rate, options, prepare, trained, write_weights
+from .words import loose_caption, tokens
+from .world import Scene, parse, random_scene
+
+MAIN = {"width": 32, "mult": (1, 2, 4, 4)}
+SMALL = {"width": 32, "mult": (1, 1, 2, 2)}
+SAMPLES = 3_000_000
+
+
+class Average(torch.nn.Module):
+    """Exponential moving average of a module's weights; its horizon grows with the run, or early snapshots would be
+    the initialization."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = copy.deepcopy(module).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module, step: int) -> None:
+        decay = min(0.9995, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in module.parameters()], 1 - decay)
+
+
+def untrained(size: dict):
+    """(host model with the schedule, its network): every branch starts silent, as in the original UNet (zero last
+    layers)."""
+    base = diffusion_model(unet_config(**size))
+    unet = base.diffusion_model
+    initialize(unet, seed=3)
+    for name, p in unet.named_parameters():
+        if any(part in name for part in (".out_layers.3.", ".proj_out.")) or name.startswith("out.2."):
+            torch.nn.init.zeros_(p)
+    return base, unet
+
+
+def frozen_text(device: str) -> torch.nn.Module:
+    """The trained text encoder."""
+    text = text_encoder()
+    text.load_state_dict(trained("text"))
+    return text.to(device).eval().requires_grad_(False)
+
+
+def prompts(count: int, singles: bool, seed: int = 31) -> list[Scene]:
+    """Scenes to ask for: of one thing, or of two and three, in colours that have names; places and sizes as the words
+    leave them."""
+    rng, found = np.random.default_rng(seed), []
+    while len(found) < count:
+        drawn = random_scene(rng, 1 if singles else int(rng.choice((2, 3), p=(0.7, 0.3))))
+        if all(thing.colour for thing in drawn.things):
+            found.append(parse(drawn.caption))
+    return found
+
+
+@torch.no_grad()
+def look(base, unet, text, latents: Latents, device: str, count: int = 100) -> dict[str, float]:
+    """What the readers say to `count` unguided pictures of one thing and to as many guided ones (CFG 2) of several."""
+    empty, row = contexts(text, [""], device), {}
+    for name, singles, cfg in (("unguided one", True, 1.0), ("CFG 2 several", False, 2.0)):
+        scenes = prompts(count, singles)
+        drawn = latents.decoded(
+            sample(base, unet, contexts(text, [s.caption for s in scenes], device), empty, 5, cfg)
+        ).numpy()
+        rows = [judge(s, read(p)) for s, p in zip(scenes, drawn, strict=True)]
+        row |= {
+            f"{name} {key}": round(float(np.mean([r[key] for r in rows])), 3)
+            for key in ("object", "colour", "background", "all")
+        }
+    return row
+
+
+def main() -> None:
+    parser = options(__doc__, samples=SAMPLES, batch=32)
+    parser.add_argument("--small", action="store_true", help="the smaller guide")
+    parser.add_argument("--rate", type=float, default=8e-4, help="highest learning rate (0.0008)")
+    parser.add_argument("--look", type=int, default=50_000, help="samples between two looks with the readers")
+    args = parser.parse_args()
+    device = prepare(args)
+    size = SMALL if args.small else MAIN
+    planned = args.samples // 16 if args.small else args.samples
+    latents, text = Latents(device), frozen_text(device)
+    base, unet = untrained(size)
+    base.model_sampling.to(device)
+    unet.to(device)
+    average = Average(unet)
+    optimizer = torch.optim.AdamW(unet.parameters(), args.rate, weight_decay=1e-3, fused=True)
+    run = Run("small" if args.small else "main", {"model": unet, "average": average, "optimizer": optimizer}, every=25)
+    weights = None if run.samples else kept(run.name)
+    if weights:  # the run is elsewhere: its weights that travel with the repository, and a fresh optimizer
+        for module in (unet, average.module):
+            module.load_state_dict(weights[0])
+        run.samples = weights[1]
+        run.step = run.samples // args.batch
+        print(f"{run.name}: begins again from the weights in checkpoint/ at {run.samples} samples", flush=True)
+    restarted = run.samples if weights else 0
+    # the schedule's cumulative alphas: sigma² = (1 - a) / a
+    signal = (1 / (1 + base.model_sampling.sigmas**2)).to(device)
+    chunks: dict[int, torch.Tensor] = {}
+    marks = {planned >> n for n in (3, 4, 5, 6, 7)}  # snapshots for the early guide
+    for step in run.steps(planned):
+        rng = np.random.default_rng([3, step])
+        noise = torch.Generator().manual_seed(step)
+        # a fresh optimizer is warmed up whenever it begins
+        warm = min(1.0, (run.samples - restarted + 1) / (100 * args.batch))
+        rate = warm * learning_rate(run.samples, planned, args.rate, warmup=0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # chunks join one after another, so that a CPU need not encode them all before it can begin
+        known = min(SCENES // CHUNK, 1 + run.samples // 6_000)
+        for index in range(len(chunks), known):
+            chunks[index] = latents.chunk(index)
+        picked = rng.integers(0, known * CHUNK, args.batch)
+        captions = ["" if rng.random() < 0.1 else loose_caption(scene(int(i)), rng)[0] for i in picked]
+        with torch.no_grad():
+            context = text(torch.from_numpy(tokens(captions)).to(device))[0]
+        x0 = torch.stack([chunks[int(i) // CHUNK][int(i) % CHUNK] for i in picked]).float().to(device)
+        t = torch.from_numpy(rng.integers(0, 1000, args.batch)).to(device)
+        eps = torch.randn(x0.shape, generator=noise).to(device)
+        a = signal[t].view(-1, 1, 1, 1).float()
+        with autocast(device):
+            guess = unet(a.sqrt() * x0 + (1 - a).sqrt() * eps, t, context=context)
+        # max(1, 1 / SNR): the plain eps loss hardly sees the noisy end, where text decides what is drawn (Salimans &
+        # Ho 2022, section 4)
+        weight = ((1 - a) / a).clamp(min=1.0)
+        error = (guess.float() - eps).square()
+        loss = (weight * error).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        average.update(unet, step)
+        before = run.samples
+        run.done(args.batch, loss=loss.item(), eps=error.mean().item())
+        if before // args.look != run.samples // args.look:
+            run.log({"samples": run.samples} | look(base, average.module, text, latents, device))
+        for mark in marks:
+            if before < mark <= run.samples:
+                write_weights(
+                    run.folder / f"early-{mark}.safetensors",
+                    average.module.state_dict(),
+                    run.samples,
+                    unet=json.dumps(size),
+                )
+    write_weights(run.folder / "ema.safetensors", average.module.state_dict(), run.samples, unet=json.dumps(size))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""What every training script shares: initialization, the learning-rate curve, resumable checkpoints, a log line now
+and then.
+
+Runs lie in the folder `runs` beside this file, or in that of the environment variable SHAPES_RUNS.
+"""
+
+import argparse
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+CHECKPOINT = Path(__file__).resolve().parent / "checkpoint"
+RUNS = Path(os.environ.get("SHAPES_RUNS", Path(__file__).resolve().parent / "runs"))
+SAVE_SECONDS = 600.0
+
+
+def initialize(module: torch.nn.Module, seed: int) -> None:
+    """Fills a module whose host layers leave weights unset: fan-in uniform matrices, unit gains, zero biases, N(0,
+    0.02) embeddings."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in module.named_parameters():
+        p.requires_grad_(True)
+        with torch.no_grad():
+            if "embedding" in name:
+                p.normal_(0, 0.02, generator=generator)
+            elif p.ndim > 1:
+                bound = 1 / math.sqrt(p[0].numel())
+                p.uniform_(-bound, bound, generator=generator)
+            else:
+                p.fill_(1.0 if name.endswith("weight") else 0.0)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.05) -> float:
+    """Linear warm-up to `peak`, then a cosine down to `floor`·peak. `step` and `steps` may count anything, samples
+    for one."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    t = (step - warmup) / max(1, steps - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, t))))
+
+
+def options(description: str, samples: int, batch: int) -> argparse.ArgumentParser:
+    """The options that every training has."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=samples, help=f"to train on in all ({samples})")
+    parser.add_argument("--batch", type=int, default=batch, help=f"samples a step ({batch})")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
+    return parser
+
+
+def prepare(args: argparse.Namespace) -> str:
+    """Sets the threads; the device to train on."""
+    torch.set_num_threads(args.threads)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slower than it unless the CPU has units for it."""
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+
+class Run:
+    """A resumable training run: named modules and optimizers in one checkpoint, replaced atomically every ten minutes,
+    at the end and when the process is asked to end (SIGTERM, Ctrl-C); log lines in a JSONL file. `step` counts steps,
+    `samples` what they saw."""
+
+    def __init__(self, name: str, parts: dict[str, torch.nn.Module | torch.optim.Optimizer], every: int = 50):
+        self.name, self.parts, self.every = name, parts, every
+        self.folder = RUNS / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.step = self.samples = 0
+        self.saved = self.since = time.time()
+        self.losses: list[dict[str, float]] = []
+        self.ended = False
+        path = self.folder / "last.pt"
+        if path.exists():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.step, self.samples = state["step"], state.get("samples", 0)
+            for key, part in parts.items():
+                # runs that are older than this spelling are gone on with
+                part.load_state_dict(state[key] if key in state else state["optimiser"])
+            print(f"{name}: resumed at step {self.step}, {self.samples} samples", flush=True)
+
+    def save(self) -> None:
+        state = {"step": self.step, "samples": self.samples} | {
+            key: part.state_dict() for key, part in self.parts.items()
+        }
+        torch.save(state, self.folder / "write.tmp")
+        os.replace(self.folder / "write.tmp", self.folder / "last.pt")
+        self.saved = time.time()
+
+    def steps(self, samples: int) -> Iterator[int]:
+        """The steps that are still to do until `samples` are seen; saves at the end or when the process shall end."""
+
+        def end(*_) -> None:
+            self.ended = True
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.wanted, self.began, self.first = samples, time.time(), self.samples
+        try:
+            while self.samples < samples and not self.ended:
+                yield self.step
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        self.save()
+        if self.ended:
+            raise SystemExit(f"{self.name}: saved at {self.samples} samples; the same command goes on.")
+
+    def done(self, batch: int, **losses: float) -> None:
+        """Counts one finished step of `batch` samples; every `every` steps logs the mean losses and the hours left,
+        saves when it is time."""
+        self.step += 1
+        self.samples += batch
+        self.losses.append(losses)
+        if self.step % self.every == 0:
+            mean = {k: sum(row[k] for row in self.losses) / len(self.losses) for k in losses}
+            now = time.time()
+            per_second = batch * len(self.losses) / (now - self.since)
+            row = {"step": self.step, "samples": self.samples, "per_second": round(per_second, 1)}
+            row |= {k: round(v, 5) for k, v in mean.items()}
+            self.log(row, f"{(self.wanted - self.samples) / per_second / 3600:.1f} h left")
+            self.losses, self.since = [], now
+        if time.time() - self.saved > SAVE_SECONDS:
+            self.save()
+
+    def log(self, row: dict, note: str = "") -> None:
+        """Adds a line to the run's log and prints it."""
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+        print(self.name, row, note, flush=True)
+
+
+def kept(name: str) -> tuple[dict[str, torch.Tensor], int] | None:
+    """(weights in float32, samples seen) of `checkpoint/NAME.safetensors`, which travels with the repository; or
+    None."""
+    path = CHECKPOINT / f"{name}.safetensors"
+    if not path.exists():
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key).float() for key in file.keys()}, int(file.metadata()["samples"])
+
+
+def trained(name: str, part: str = "model") -> dict[str, torch.Tensor]:
+    """The weights of a finished or unfinished run; without a run, those in `checkpoint/`.
+
+    Raises FileNotFoundError with what to train first.
+    """
+    path = RUNS / name / "last.pt"
+    if path.exists():
+        return torch.load(path, map_location="cpu", weights_only=True)[part]
+    weights = kept(name)
+    if weights is None or part not in ("model", "average"):
+        raise FileNotFoundError(f"No run {name!r} in {RUNS}; train it first (README.md lists the order).")
+    return weights[0]
+
+
+def seen(name: str) -> int:
+    """Samples that a run has seen so far, or the weights in `checkpoint/` where no run lies."""
+    path = RUNS / name / "last.pt"
+    if path.exists():
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("samples", 0))
+    weights = kept(name)
+    return weights[1] if weights else 0
+
+
+def write_weights(path: Path, sd: dict[str, torch.Tensor], samples: int, **metadata: str) -> None:
+    """Weights as fp16 safetensors, with how many samples they saw and whatever else belongs to them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {key: value.detach().half().cpu().contiguous() for key, value in sd.items()}
+    safetensors.torch.save_file(half, path, {"samples": str(samples), **metadata})
+    path.chmod(0o644)

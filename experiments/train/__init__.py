@@ -1,0 +1,3 @@
+"""Training of the Shapes models: one script per model, seeded, resumable; every run lives in `experiments/runs/` until
+it is exported.
+"""

@@ -1,0 +1,218 @@
+"""The networks of the 128-pixel Shapes and how they are trained: layout, normalization, sampling, resuming, twins."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from guidance_lab.experiments.second_edition import training
+from guidance_lab.experiments.second_edition.data import scene
+from guidance_lab.experiments.second_edition.models import GROUPS, LATENT, autoencoder, text_encoder
+from guidance_lab.experiments.second_edition.sampling import contexts, sample, zeroed_below
+from guidance_lab.experiments.second_edition.train_captioner import labels
+from guidance_lab.experiments.second_edition.train_clip import CHANGES, changed, contrastive_loss, twin
+from guidance_lab.experiments.second_edition.train_diffusion import MAIN, prompts, untrained
+from guidance_lab.experiments.second_edition.train_galip import rates
+from guidance_lab.experiments.second_edition.train_text import targets
+from guidance_lab.experiments.second_edition.world import parse
+
+
+@pytest.fixture(scope="module")
+def network():
+    base, unet = untrained(MAIN)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in unet.parameters():  # the last layers begin at zero
+            if not p.any():
+                p.normal_(0, 0.1, generator=generator)
+    return base, unet.requires_grad_(False)
+
+
+def test_the_layout_is_that_of_sd15(network):
+    _, unet = network
+    crossed = [name for name, part in unet.named_modules() if name.endswith("attn2")]
+    blocks = [name.split(".transformer_blocks")[0].rpartition(".")[0] for name in crossed]
+    inner = [f"input_blocks.{i}" for i in (1, 2, 4, 5, 7, 8)] + ["middle_block"]
+    assert blocks == inner + [f"output_blocks.{i}" for i in range(3, 12)]
+
+
+def test_every_normalization_has_channels_to_compare(network):
+    for module in (network[1], autoencoder()):
+        groups = [part for part in module.modules() if isinstance(part, nn.GroupNorm)]
+        assert groups and all(part.num_groups == GROUPS and part.num_channels >= 4 * GROUPS for part in groups)
+
+
+def test_an_untrained_network_says_nothing():
+    _, unet = untrained(MAIN)
+    with torch.no_grad():
+        x = torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(0))
+        assert not unet(x, torch.tensor([500]), context=torch.zeros(1, 4, 128)).any()
+
+
+@pytest.mark.parametrize("side", (8, 4, 2))
+def test_zeroed_levels_have_no_say(network, side):
+    """While the hook stands, weights of the levels inside change nothing; those of the level outside do."""
+    _, unet = network
+    generator = torch.Generator().manual_seed(1)
+    x, context = (torch.randn(shape, generator=generator) for shape in ((1, 4, LATENT, LATENT), (1, 5, 128)))
+    level = {8: 1, 4: 2, 2: 3}[side]
+    inside, outside = unet.output_blocks[11 - 3 * level], unet.output_blocks[12 - 3 * level]
+
+    def out() -> torch.Tensor:
+        return unet(x, torch.tensor([500]), context=context)
+
+    def changes(block) -> bool:
+        before, weight = out(), block[0].out_layers[3].weight
+        kept = weight.clone()
+        weight.mul_(-3)
+        after = out()
+        weight.copy_(kept)
+        return not torch.equal(before, after)
+
+    whole = out()
+    hook = zeroed_below(unet, side)
+    try:
+        assert not torch.equal(out(), whole)
+        assert not changes(inside) and not changes(unet.middle_block) and changes(outside)
+    finally:
+        hook.remove()
+    assert torch.equal(out(), whole) and changes(inside)
+
+
+class Point(nn.Module):
+    """The exact eps-prediction for data that is one point: eps = (x - sqrt(a) point) / sqrt(1 - a)."""
+
+    def __init__(self, base, point: torch.Tensor):
+        super().__init__()
+        self.a, self.point = 1 / (1 + base.model_sampling.sigmas**2), point
+
+    def forward(self, x, t, context):
+        low = t.floor().long()
+        a = self.a[low].view(-1, 1, 1, 1)
+        return (x - a.sqrt() * self.point * context[:, :1, :1].unsqueeze(-1)) / (1 - a).sqrt()
+
+
+@pytest.mark.parametrize("cfg, expected", ((1.0, 1.0), (2.0, 2.0)))
+def test_sampling_ends_where_the_data_is(network, cfg, expected):
+    """With an exact network for one point the sampler ends at it; the empty prompt's is zero, so CFG 2 doubles it."""
+    base, _ = network
+    point = torch.linspace(-1, 1, 4 * LATENT * LATENT).view(1, 4, LATENT, LATENT)
+    drawn = sample(base, Point(base, point), torch.ones(3, 2, 8), torch.zeros(1, 2, 8), seed=0, cfg=cfg)
+    assert drawn.shape == (3, 4, LATENT, LATENT)
+    assert (drawn - expected * point).abs().max() < 0.05
+
+
+def test_one_seed_is_one_picture(network):
+    base, unet = network
+    text = text_encoder()
+    training.initialize(text, seed=1)
+    rows, empty = contexts(text, ["a red ball on white"], "cpu"), contexts(text, [""], "cpu")
+    first, again, other = (sample(base, unet, rows, empty, seed, 2.0, steps=2) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def layer_run(name: str, every: int = 2) -> tuple[nn.Linear, training.Run]:
+    layer = nn.Linear(1, 1)
+    nn.init.zeros_(layer.weight)
+    return layer, training.Run(name, {"model": layer}, every)
+
+
+def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RUNS", tmp_path)
+    layer, run = layer_run("x")
+    for _ in run.steps(8):
+        with torch.no_grad():
+            layer.weight += 1
+        run.done(4, loss=1.0)
+    layer, run = layer_run("x")
+    assert layer.weight.item() == 2 and (run.step, run.samples) == (2, 8)
+    assert list(run.steps(8)) == []
+    assert '"loss": 1.0' in (tmp_path / "x" / "log.jsonl").read_text(encoding="utf-8")
+    assert torch.equal(training.trained("x")["weight"], layer.weight)
+    with pytest.raises(FileNotFoundError, match="train it first"):
+        training.trained("y")
+
+
+def test_weights_that_travel_stand_in_for_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(training, "CHECKPOINT", tmp_path / "checkpoint")
+    assert training.kept("x") is None and training.seen("x") == 0
+    layer = nn.Linear(2, 1)
+    training.write_weights(tmp_path / "checkpoint" / "x.safetensors", layer.state_dict(), 640, unet="{}")
+    assert training.seen("x") == 640
+    assert (training.trained("x")["weight"] - layer.weight).abs().max() < 1e-3
+    assert training.trained("x")["weight"].dtype == torch.float32
+    layer, run = layer_run("x")
+    run.samples = 650
+    run.save()
+    assert training.seen("x") == 650 and torch.equal(training.trained("x")["weight"], layer.weight)
+
+
+def test_a_run_that_is_told_to_end_saves_its_last_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RUNS", tmp_path)
+    _, run = layer_run("x")
+    with pytest.raises(SystemExit, match="goes on"):
+        for step in run.steps(100):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            run.done(1, loss=1.0)
+    assert layer_run("x")[1].step == 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL or callable(signal.getsignal(signal.SIGTERM))
+
+
+def test_the_learning_rate_rises_and_falls():
+    rows = [training.learning_rate(step, 1000, 2.0, warmup=10, floor=0.1) for step in (0, 9, 10, 505, 1000, 2000)]
+    assert rows == pytest.approx([0.2, 2.0, 2.0, 1.1, 0.2, 0.2])
+    assert rates(0, 100) == pytest.approx((3, 3)) and rates(100, 100) == pytest.approx((1, 0.2))
+
+
+def test_a_twin_is_wrong_in_one_way():
+    rng = np.random.default_rng(0)
+    for index in range(300):
+        drawn = scene(index)
+        assert twin(drawn, rng).caption != drawn.caption
+        for kind in CHANGES:
+            other = changed(drawn, kind, rng)
+            if other is not None:
+                assert other.caption != drawn.caption and parse(other.caption).caption == other.caption, kind
+
+
+def test_swapped_things_keep_their_words():
+    drawn = parse("a red ball left of a blue cube on white")
+    rng = np.random.default_rng(0)
+    assert changed(drawn, "swap", rng).caption == "a blue cube left of a red ball on white"
+    assert changed(drawn, "swap colours", rng).caption == "a blue ball left of a red cube on white"
+    assert changed(parse("two red balls on white"), "count", rng).caption == "three red balls on white"
+
+
+def test_the_contrastive_loss_is_that_of_clip():
+    """Against plain cross-entropies, captions all different."""
+    images, texts = (torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (4, 6))
+    scale = torch.tensor(1.0)
+    logits = scale.exp() * images @ texts.T
+    right = torch.arange(4)
+    expected = (nn.functional.cross_entropy(logits, right) + nn.functional.cross_entropy(logits[:, :4].T, right)) / 2
+    assert contrastive_loss(images, texts, list("abcd"), scale) == pytest.approx(expected.item(), rel=1e-5)
+    assert contrastive_loss(images, texts, list("abca"), scale).item() != pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_text_targets_say_what_the_caption_says():
+    whole, nouns = targets(parse("a small red ball left of a blue striped cube on sand"), set())
+    assert len(nouns) == 2 and nouns[0]["relation"] == 0 and nouns[1]["relation"] == 1
+    assert (nouns[0]["size"], nouns[1]["size"], nouns[1]["texture"]) == (1, 0, 2)
+    assert whole["number"] == 1 and whole["background"] == 4 and whole["name2"] == 0
+    whole, nouns = targets(parse("three balls on white"), {"background"})
+    assert len(nouns) == 1 and nouns[0]["number"] == 3 and nouns[0]["colour"] == 0 and whole["background"] == 0
+
+
+def test_captions_to_learn_end_once():
+    ids, wanted = labels(["a red ball on white"])
+    assert (wanted != -100).sum() == 7 and torch.equal(ids[wanted != -100], wanted[wanted != -100])
+
+
+def test_prompts_are_within_what_training_shows():
+    assert all(len(s.things) == 1 and s.things[0].colour for s in prompts(30, True))
+    assert all(len(s.things) in (2, 3) for s in prompts(30, False))

@@ -1,0 +1,9 @@
+"""Every example by its name."""
+
+from tools.examples import galip, glide, layers, sd15, shapes
+from tools.examples.plan import Example
+
+FAMILIES = (shapes, layers, galip, sd15, glide)
+EXAMPLES_BY_NAME: dict[str, Example] = {
+    example.name: example for family in FAMILIES for example in (make() for make in family.MAKERS)
+}
