@@ -6,6 +6,7 @@ import { PROPERTY, READ, families, loadFamilies, onRun, tablesOf } from "./layer
 import { promoteEditors } from "./layers/promotion.js";
 import { LayerState } from "./layers/state.js";
 import { shareCanvasGestures } from "./layers/gestures.js";
+import { fitHeight } from "./layers/growth.js";
 import { chain, keepPlace } from "./layers/place.js";
 
 const TYPE = "GUIDANCELAB_LAYER_TABLE";
@@ -18,7 +19,7 @@ const editors = new WeakMap(); // node → its editors, for what becomes known o
 // Grows or shrinks a node with its editor, as long as nobody made it taller by hand.
 function fitNode(node, widget, before) {
   const wanted = node.computeSize()[1];
-  if (node.size[1] < wanted || Math.abs(node.size[1] - before) < 4) node.setSize([node.size[0], wanted]);
+  if (node.size[1] < wanted || Math.abs(node.size[1] - before) < 4) fitHeight(node, wanted);
   app.canvas?.setDirty(true, true);
 }
 

@@ -2,6 +2,7 @@
 // inside of it, the `sheet` whose height counts.
 import { app } from "../../../../scripts/app.js";
 import { shareCanvasGestures } from "./gestures.js";
+import { fitHeight } from "./growth.js";
 import { keepPlace } from "./place.js";
 
 // least: its height in pixels before it has shown anything; room: what is left free below.
@@ -20,7 +21,7 @@ export function addViewWidget(node, name, view, least, room = 20) {
     if (!now || Math.abs(now - height) < 2) return;
     height = now;
     if (!LiteGraph.vueNodesMode && node.graph)
-      node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+      fitHeight(node, Math.max(node.size[1], node.computeSize()[1]));
     app.canvas?.setDirty(true, true);
   }).observe(view.sheet);
   return widget;
