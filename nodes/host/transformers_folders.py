@@ -6,6 +6,8 @@ import torch
 
 from .model_folders import check_configs, check_sizes, weights_of
 
+SLACK = 4_000_000  # weights beyond twice those of the files that a config may describe: 16 MB
+
 
 def read_network(folder: Path, class_name: str, what: str) -> torch.nn.Module:
     """A network of that class of transformers with the weights of the folder, in eval mode.
@@ -28,6 +30,14 @@ def read_network(folder: Path, class_name: str, what: str) -> torch.nn.Module:
     try:
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             config = kind.config_class.from_pretrained(folder, local_files_only=True)
+            with torch.device("meta"):  # the shapes alone
+                described = sum(weight.numel() for weight in kind(config).parameters())
+            held = sum(weight.numel() for weight in weights.values())
+            if described > 2 * held + SLACK:  # transformers would make up the rest, in the memory of a whole model
+                raise ValueError(
+                    f"config.json is of a model of {described / 1e6:.0f} million weights, the files hold "
+                    f"{held / 1e6:.1f}"
+                )
             network, report = kind.from_pretrained(
                 None, config=config, state_dict=weights, output_loading_info=True, local_files_only=True
             )

@@ -209,6 +209,21 @@ def test_a_network_without_end_is_not_built(captioner, part, key, value):
     refused(lambda: read_captioner(captioner), f"gives '{key}' as .* and no network has more than")
 
 
+@pytest.mark.parametrize("part", ["vision_config", "text_config"])
+def test_a_config_without_its_sizes_builds_no_whole_model(tmp_path, monkeypatch, part):
+    """transformers fills in the sizes of the published network: 500 MB for a file of 250 kB."""
+    folder = tiny_captioner.blip(tmp_path / "itm", network_class=transformers.BlipForImageTextRetrieval)
+    config = json.loads((folder / "config.json").read_text())
+    del config[part]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def build(*_, **__):
+        raise AssertionError("the network was built")
+
+    monkeypatch.setattr(transformers.BlipForImageTextRetrieval, "from_pretrained", build)
+    refused(lambda: read_matcher(folder, ["a red ball"]), r"model of \d+ million weights, the files hold 0\.1")
+
+
 def test_what_published_folders_carry_is_accepted(captioner):
     change(captioner / "config.json", quantization_config=None, _name_or_path="/home/someone/blip")
     change(
