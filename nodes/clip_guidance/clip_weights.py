@@ -26,11 +26,12 @@ def open_clip():
 
 def _configs() -> dict[str, dict]:
     """open_clip's model configurations by name, without those whose text tower is a Hugging Face model."""
-    configs = {
-        name: open_clip().get_model_config(name)
-        for name in open_clip().list_models()
-        if not name.endswith("-quickgelu")
-    }
+    return _configs_of(tuple(open_clip().list_models()))
+
+
+@functools.lru_cache(maxsize=1)  # more may be registered while the host runs
+def _configs_of(names: tuple[str, ...]) -> dict[str, dict]:
+    configs = {name: open_clip().get_model_config(name) for name in names if not name.endswith("-quickgelu")}
     return {name: config for name, config in configs.items() if "hf_model_name" not in config["text_cfg"]}
 
 
