@@ -8,6 +8,15 @@ LINES = "# object inside\nmiddle: a green lizard\n0-3, 10-15 @0-0.5 x0.8: a red:
 SELECT = "type => app.canvas.selectNode(app.graph.nodes.find(node => node.type === type))"
 
 
+def eventually(canvas, holds, seconds: float = 20) -> bool:
+    """Whether holds() becomes true; a busy machine draws some frames later."""
+    for _ in range(int(seconds * 10)):
+        if holds():
+            return True
+        canvas.page.wait_for_timeout(100)
+    return False
+
+
 def prompt(lines: str = LINES) -> dict:
     """An API prompt of the demo models and one Per-Block Prompt Conditioning."""
     node = {"class_type": NODE, "inputs": {"model": ["1", 0], "clip": ["1", 1], "text": "a star", "layers": lines}}

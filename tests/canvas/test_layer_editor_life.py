@@ -7,7 +7,20 @@ import re
 import uuid
 
 import pytest
-from editor_tools import CONDITIONING, LINES, NODE, SELECT, cell, chip, editor, open_editor, prompt, prompts, queued
+from editor_tools import (
+    CONDITIONING,
+    LINES,
+    NODE,
+    SELECT,
+    cell,
+    chip,
+    editor,
+    eventually,
+    open_editor,
+    prompt,
+    prompts,
+    queued,
+)  # fmt: skip
 from playwright.sync_api import TimeoutError, expect
 
 from tools.canvas import Canvas
@@ -134,22 +147,21 @@ def test_an_editor_that_shrank_leaves_the_undo_alone(canvas):
 def test_a_copy_and_a_bypassed_node_keep_their_own_value(canvas):
     canvas.page.evaluate(SELECT, NODE)
     canvas.page.evaluate("() => { app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard(); }")
-    canvas.page.wait_for_timeout(500)
     values = (
         "type => app.graph.nodes.filter(n => n.type === type).map(n => n.widgets.find(w => w.name === 'layers').value)"
     )
-    assert canvas.page.evaluate(values, NODE) == [LINES, LINES]
+    assert eventually(canvas, lambda: canvas.page.evaluate(values, NODE) == [LINES, LINES])
     canvas.page.evaluate(
         "type => { const n = app.graph.nodes.filter(n => n.type === type).at(-1); n.pos = [n.pos[0] + 600, 0]; }", NODE
     )
     canvas.fit()
     cell(canvas, "IN01").click()
-    assert sorted(canvas.page.evaluate(values, NODE)) != [LINES, LINES]
+    assert eventually(canvas, lambda: canvas.page.evaluate(values, NODE) != [LINES, LINES])
     assert LINES in canvas.page.evaluate(values, NODE)
     canvas.page.evaluate("type => app.graph.nodes.filter(n => n.type === type).forEach(n => { n.mode = 4; })", NODE)
     saved = canvas.to_workflow()
     canvas.load_workflow(saved, "bypassed")
-    assert LINES in canvas.page.evaluate(values, NODE)
+    assert eventually(canvas, lambda: LINES in canvas.page.evaluate(values, NODE))
 
 
 def test_inside_a_subgraph_and_on_its_face(canvas, screenshots, renderer_canvas):
@@ -157,14 +169,13 @@ def test_inside_a_subgraph_and_on_its_face(canvas, screenshots, renderer_canvas)
     # are gone.
     canvas.load_workflow({**canvas.to_workflow(), "id": str(uuid.uuid4())}, "subgraph")
     host = canvas.page.evaluate(SUBGRAPH, NODE)
-    canvas.page.wait_for_timeout(500)
-    assert queued(canvas) == LINES
+    assert eventually(canvas, lambda: queued(canvas) == LINES)
     canvas.page.evaluate(PROMOTE, host)
     canvas.page.wait_for_timeout(800)
     canvas.fit()
     canvas.page.screenshot(path=screenshots / f"layer editor on a subgraph {renderer_canvas[1]}.png")
     assert queued(canvas) == LINES
-    assert prompts(canvas) == ["a green lizard", "a red: cube"]
+    assert eventually(canvas, lambda: prompts(canvas) == ["a green lizard", "a red: cube"])
     cell(canvas, "IN01").click()
     painted = queued(canvas)
     assert painted.splitlines()[1] == "IN01, IN07-OUT05: a green lizard"
@@ -175,8 +186,7 @@ def test_inside_a_subgraph_and_on_its_face(canvas, screenshots, renderer_canvas)
     assert "a green lizard" in cell(canvas, "IN01").get_attribute("title")
     canvas.page.screenshot(path=screenshots / f"layer editor on a subgraph, loaded {renderer_canvas[1]}.png")
     canvas.page.evaluate("id => app.canvas.openSubgraph(app.graph.nodes.find(n => String(n.id) === id).subgraph)", host)
-    canvas.page.wait_for_timeout(1000)
-    assert "the face of the subgraph" in editor(canvas).locator(".gl-locked").text_content()
+    expect(editor(canvas).locator(".gl-locked")).to_contain_text("the face of the subgraph", timeout=20_000)
     canvas.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
 
 
@@ -195,8 +205,7 @@ def test_a_connected_text_is_shown_and_cannot_be_changed(canvas, screenshots, re
     assert prompts(canvas) == before
     assert canvas.to_prompt()["2"]["inputs"]["layers"] == ["3", 0]
     canvas.page.evaluate(DISCONNECT, NODE)
-    canvas.page.wait_for_timeout(300)
-    assert not editor(canvas).locator(".gl-locked").is_visible()
+    expect(editor(canvas).locator(".gl-locked")).to_be_hidden(timeout=20_000)
     cell(canvas, "OUT11").click()
     assert "OUT11" in queued(canvas)
 
@@ -213,11 +222,10 @@ def test_the_panel_shows_and_edits_it(canvas, screenshots, renderer_canvas):
         canvas.page.screenshot(path=screenshots / f"layer editor panel {renderer_canvas[1]}.png")
     finally:
         canvas.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
-    canvas.page.wait_for_timeout(800)
-    node = canvas.page.evaluate(
-        "type => app.graph.nodes.find(n => n.type === type).size[0] * app.canvas.ds.scale", NODE
-    )
-    assert editor(canvas).bounding_box()["width"] > 0.85 * node  # the panel's width does not stay
+    width = "type => app.graph.nodes.find(n => n.type === type).size[0] * app.canvas.ds.scale"
+    own = lambda: (editor(canvas).bounding_box() or {}).get("width", 0)  # noqa: E731
+    # The panel's width does not stay.
+    assert eventually(canvas, lambda: own() > 0.85 * canvas.page.evaluate(width, NODE))
 
 
 def test_wheel_and_middle_button_move_the_canvas(canvas):
@@ -227,16 +235,15 @@ def test_wheel_and_middle_button_move_the_canvas(canvas):
     mouse.move(box["x"] + 5, box["y"] + 5)
     before = canvas.page.evaluate(view)
     mouse.wheel(0, 120)
+    assert eventually(canvas, lambda: canvas.page.evaluate(view)[0] < before[0])
     canvas.page.wait_for_timeout(300)
     zoomed = canvas.page.evaluate(view)
-    assert zoomed[0] < before[0]
     mouse.down(button="middle")
     mouse.move(box["x"] + 85, box["y"] + 45, steps=8)
     mouse.up(button="middle")
-    canvas.page.wait_for_timeout(300)
-    panned = canvas.page.evaluate(view)
-    assert panned[0] == zoomed[0]
-    assert panned[1] - zoomed[1] == pytest.approx(80 / zoomed[0], rel=0.05)
+    moved = lambda: canvas.page.evaluate(view)[1] - zoomed[1]  # noqa: E731
+    assert eventually(canvas, lambda: moved() == pytest.approx(80 / zoomed[0], rel=0.05)), moved()
+    assert canvas.page.evaluate(view)[0] == zoomed[0]
     assert queued(canvas) == LINES
 
 
@@ -260,12 +267,10 @@ def test_a_run_tells_the_layers_of_the_model(canvas):
     assert result["status"]["status_str"] == "success", result["status"]["messages"][-1]
     told = "type => app.graph.nodes.find(n => n.type === type).properties.guidance_lab_layers"
     recipe = canvas.page.wait_for_function(told, arg=NODE).json_value()
-    canvas.page.wait_for_timeout(500)
     count = _layers(recipe)
-    assert editor(canvas).locator(".gl-cell").count() == count
+    expect(editor(canvas).locator(".gl-cell")).to_have_count(count, timeout=20_000)
     canvas.load_workflow(canvas.to_workflow(), "again")
-    canvas.page.wait_for_timeout(500)
-    assert editor(canvas).locator(".gl-cell").count() == count
+    expect(editor(canvas).locator(".gl-cell")).to_have_count(count, timeout=20_000)
 
 
 def _layers(recipe: str) -> int:
