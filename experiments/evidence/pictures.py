@@ -69,9 +69,18 @@ def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path)
 
 
+COUNTS = ("prompts", "pairs")  # columns of whole numbers
+
+
 def table(rows: list[dict], first: str, columns: Sequence[str]) -> str:
     """A Markdown table: column `first` of the rows as it is, the others as numbers, empty where a row has none."""
+
+    def cell(row: dict, column: str) -> str:
+        if column not in row:
+            return ""
+        return f"{row[column]:.0f}" if column in COUNTS else f"{row[column]:.3f}"
+
     lines = [f"| {first} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
-        lines.append(f"| {row[first]} | " + " | ".join(f"{row[c]:.3f}" if c in row else "" for c in columns) + " |")
+        lines.append(f"| {row[first]} | " + " | ".join(cell(row, column) for column in columns) + " |")
     return "\n".join(lines)
