@@ -5,8 +5,8 @@ blocks of a few channels each. The text width is 24 where the network does not f
 import comfy.supported_models
 import tiny_networks
 import torch
-from comfy.ldm.hidream_o1.model import TMS_TOKEN_ID
 
+TMS_TOKEN_ID = 151673  # the token of HiDream-O1 that stands for the noise level
 RADIANCE = {
     **tiny_networks.CHROMA, "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 4,
     "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2, "nerf_max_freqs": 4, "nerf_tile_size": 64,
