@@ -4,15 +4,18 @@ width is 24.
 
 import inspect
 from dataclasses import dataclass
+from functools import reduce
 
 import comfy.ldm.anima.model
 import comfy.ldm.audio.embedders
 import comfy.ldm.cosmos.predict2
 import comfy.ops
+import comfy.samplers
 import comfy.supported_models
 import tiny_networks
 import torch
 
+SIGMA = 0.6
 HYDIT = dict(
     image_model="hydit", depth=4, num_heads=4, patch_size=2, in_channels=4, hidden_size=64, mlp_ratio=2.0,
     input_size=(8, 8),
@@ -114,3 +117,64 @@ def noisy(family: str, model, batch: int = 1) -> torch.Tensor:
     if family == "StableAudio":
         return torch.randn(batch, 64, 32, generator=torch.Generator().manual_seed(0))
     return tiny_networks.noisy(model, batch=batch)
+
+
+def predict(model, x, positive, negative=None, cfg=1.0):
+    """The guider's denoised prediction for this x, out of the middle of a real sampling."""
+    seen = []
+
+    def one_evaluation(wrapped, noise, sigmas, extra_args, callback, disable):
+        seen.append(wrapped(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args))
+        return seen[0]
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative or positive)
+    guider.set_cfg(cfg)
+    sampler = comfy.samplers.KSAMPLER(one_evaluation)
+    with torch.inference_mode():
+        guider.sample(
+            torch.zeros_like(x), torch.zeros_like(x), sampler, torch.tensor([SIGMA, SIGMA / 2]), disable_pbar=True
+        )
+    return seen[0]
+
+
+def blocks(family, model):
+    return list(reduce(getattr, FAMILIES[family].blocks.split("."), model.model.diffusion_model))
+
+
+def text_seen(family, model, x, entry, block):
+    """The arguments with which this block is given its text when the whole network has one prompt."""
+    seen = {}
+
+    def record(module, args, kwargs):
+        seen.update({key: args[key] if isinstance(key, int) else kwargs[key] for key in FAMILIES[family].text})
+
+    handle = blocks(family, model)[block].register_forward_pre_hook(record, with_kwargs=True)
+    predict(model, x, [entry])
+    handle.remove()
+    return {key: None if value is None else value.clone() for key, value in seen.items()}
+
+
+def reference(family, model, x, base, entries):
+    """The stock network on the base prompt, whose block i is handed by a PyTorch hook what it gets under prompt i."""
+    seen = [text_seen(family, model, x, entry, i) for i, entry in enumerate(entries)]
+
+    def replace(own):
+        def run(module, args, kwargs):
+            args = tuple(own.get(i, value) for i, value in enumerate(args))
+            return args, {key: own.get(key, value) for key, value in kwargs.items()}
+
+        return run
+
+    handles = [
+        block.register_forward_pre_hook(replace(own), with_kwargs=True)
+        for block, own in zip(blocks(family, model), seen, strict=True)
+    ]
+    out = predict(model, x, [base])
+    for handle in handles:
+        handle.remove()
+    return out
+
+
+def alike(a, b):
+    return (a - b).abs().max() <= 1e-5 * b.abs().max()

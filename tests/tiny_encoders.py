@@ -18,12 +18,18 @@ import sentencepiece
 import tiny_networks
 import torch
 
+from guidance_lab.nodes.layers.cross_attention import layer_table
+from guidance_lab.xti import XTI
+
 encoders = comfy.text_encoders
 CLIP = dict(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16)
 T5 = dict(d_model=24, d_ff=32, d_kv=8, num_heads=3, num_layers=2)
 # SD3 puts the channels of CLIP-L and CLIP-G beside T5's 4096; the words of the tests are among T5's first.
 WIDE_T5 = {**T5, "d_model": 4096, "vocab_size": 2048}
 LLM = dict(hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=1, num_key_value_heads=1)
+BEFORE, AFTER = "a photo of", "on a table"
+WITH_WORD, WITHOUT = f"{BEFORE} cat {AFTER}", f"{BEFORE} {AFTER}"
+CALLS = f"{BEFORE} xti:A {AFTER}"
 WORDS = ["a photo of cat on a table", "of the cat on the table", "cat on a table", "a photo"]
 
 # model → text encoder's class, tokenizer, its configurations; widths of its tokens
@@ -54,7 +60,7 @@ def build(name: str, monkeypatch, **changed):
     for module, tower in ((encoders.qwen_vl, "Qwen2VLVisionTransformer"), (encoders.qwen3vl, "Qwen3VLVisionModel")):
         monkeypatch.setattr(module, tower, lambda *args, **options: torch.nn.Identity())
     options = {f"{encoder}_model_config": config for encoder, config in TARGETS[name][2].items()}
-    data = {"spiece_model": _pieces()} if name == "Lumina2" else {}
+    data = {"spiece_model": _pieces()} if name in ("Lumina2", "Wan") else {}
     with torch.inference_mode(False):
         clip = comfy.sd.CLIP(Target, embedding_directory=None, model_options=options, tokenizer_data=data)
         tiny_networks.filled(clip.cond_stage_model, 3)
@@ -82,3 +88,35 @@ def _pieces() -> torch.Tensor:
         minloglevel=2,
     )  # fmt: skip
     return torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
+
+
+def learned(model, encoders: dict[str, int], vectors: int = 2, seed: int = 4) -> XTI:
+    table, generator = layer_table(model), torch.Generator().manual_seed(seed)
+    width = sum(encoders.values())
+    layers = {name: torch.randn(vectors, width, generator=generator) for name in table.names}
+    return XTI(table, layers, "test", encoders)
+
+
+def place_of_word(clip, key: str, text: str) -> int:
+    """Which token of the text is "cat": the one that is another where the text says "table" instead."""
+    (one,), (other,) = (clip.tokenize(each)[key] for each in (text, text.replace("cat", "table")))
+    (place,) = (i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a[0] != b[0])
+    return place
+
+
+def by_hand(clip, encoders: dict[str, int], rows: torch.Tensor):
+    """The CONDITIONING of the text whose word "cat" is these vectors, as ComfyUI encodes tokens that are tensors; text
+    encoders without vectors read the text without the word.
+    """
+    tokens, start = clip.tokenize(WITHOUT), 0
+    for encoder, width in encoders.items():
+        key = encoder.removeprefix("clip_")
+        (section,) = clip.tokenize(WITH_WORD)[key]
+        place = place_of_word(clip, key, WITH_WORD)
+        scale = width**0.5 if encoder == "gemma2_2b" else 1.0  # its table of words is read times this
+        vectors = [(scale * row, 1.0) for row in rows[:, start : start + width]]
+        joined = [*section[:place], *vectors, *section[place + 1 :]]
+        while len(joined) > len(section) and section[-1] == section[-2]:  # padded at the end, to one length
+            joined.pop()
+        tokens[key], start = [joined], start + width
+    return clip.encode_from_tokens_scheduled(tokens)

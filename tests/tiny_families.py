@@ -6,6 +6,7 @@ import comfy.supported_models
 import tiny_cross_attention
 import tiny_joint
 import tiny_networks
+import tiny_newer_families as newer
 
 WAN = tiny_networks.WAN
 FLUX2 = {
@@ -42,6 +43,18 @@ _ALL = {
     "WAN21_HuMo": ("Wan HuMo", {**WAN, "model_type": "humo"}),
     "WAN22_Animate": ("Wan Animate", {**WAN, "model_type": "animate", "in_dim": 36, "num_layers": 5}),
 }  # fmt: skip
+_NEWER = {
+    "ChromaRadiance": ("Chroma Radiance", newer.RADIANCE), "LongCatImage": ("LongCat-Image", newer.LONGCAT),
+    "ZImagePixelSpace": ("Z-Image, pixel space", newer.ZIMAGE_PIXEL), "HiDream": ("HiDream-I1", newer.HIDREAM),
+    "HiDreamO1": ("HiDream-O1", newer.HIDREAM_O1), "JoyImage": ("JoyImage", newer.JOY),
+    "Omnigen2": ("OmniGen 2", newer.OMNIGEN2), "Boogu": ("Boogu", newer.BOOGU),
+    "Ideogram4": ("Ideogram 4", newer.IDEOGRAM), "Krea2": ("Krea 2", newer.KREA2),
+    "ErnieImage": ("ERNIE-Image", newer.ERNIE), "PixelDiTT2I": ("PixelDiT", newer.PIXELDIT),
+    "CosmosT2V": ("Cosmos 1", newer.COSMOS1), "CogVideoX_T2V": ("CogVideoX", newer.COGVIDEO),
+    "HunyuanVideo15": ("HunyuanVideo 1.5", newer.HUNYUAN15), "WAN21_SCAIL": ("Wan SCAIL", newer.SCAIL),
+    "WAN22_WanDancer": ("WanDancer", newer.DANCER),
+}  # fmt: skip
+_ALL |= _NEWER
 _ALL = {name: entry for name, entry in _ALL.items() if hasattr(comfy.supported_models, name)}
 FAMILIES = {name: title for name, (title, _) in _ALL.items()}
 _CROSS_ATTENTION = {
@@ -56,6 +69,8 @@ _CROSS_ATTENTION = {
 def build(name: str, seed: int = 0):
     if name in _CROSS_ATTENTION:
         return tiny_cross_attention.build(_CROSS_ATTENTION[name], seed)
+    if name in _NEWER:
+        return newer.build(name, seed, _ALL[name][1])
     return tiny_networks.build(name, seed, _ALL[name][1])
 
 
@@ -63,7 +78,7 @@ def text(name: str, seed: int = 1):
     """CONDITIONING as the family's text encoder gives it, of random numbers."""
     if name in _CROSS_ATTENTION:
         return [tiny_cross_attention.prompt(_CROSS_ATTENTION[name], seed)]
-    return tiny_networks.positive(seed, name)
+    return newer.text(name, seed) if name in _NEWER else tiny_networks.positive(seed, name)
 
 
 def with_vector_of(model, base, prompt, evaluate):
@@ -85,8 +100,10 @@ def with_vector_of(model, base, prompt, evaluate):
 
 
 def noisy(name: str, model, sigma: float, side: int = 8):
-    """A latent of `side` pixels at this noise level; PixArt's position code divides by zero on small ones."""
-    side *= 5 if name == "PixArtAlpha" else 1
+    """A latent of `side` pixels at this noise level; PixArt's position code divides by zero on small ones, and the
+    patches of HiDream-O1 are 32 pixels.
+    """
+    side *= {"PixArtAlpha": 5, "HiDreamO1": 8}.get(name, 1)
     return sigma * tiny_networks.noisy(model, 1, side, side)
 
 

@@ -2,6 +2,7 @@
 with a call that it accepts. Import after ComfyUI is on the path.
 """
 
+import comfy.ldm.audio.dit
 import comfy.ldm.genmo.joint_model.asymm_models_joint
 import comfy.ldm.hidream_o1.model
 import comfy.ldm.hunyuan3d.model
@@ -12,6 +13,8 @@ import comfy.ldm.kandinsky5.model
 import comfy.ldm.lens.model
 import comfy.ldm.lightricks.av_model
 import comfy.ldm.mage_flow.model
+import comfy.ldm.minimax.model
+import comfy.ldm.seedvr.model
 import comfy.ldm.wan.model
 import comfy.ldm.wan.model_animate
 import comfy.ldm.wan.model_wandancer
@@ -153,6 +156,37 @@ def _ltx_av():
     return network, {**call, "attention_mask": None}
 
 
+def _stable_audio():
+    network = ldm.audio.dit.AudioDiffusionTransformer(
+        io_channels=64, embed_dim=64, cond_token_dim=24, global_cond_dim=32, depth=4, num_heads=2,
+        project_cond_tokens=True, **BUILT,
+    )  # fmt: skip
+    call = dict(
+        x=_random(2, 64, 16), timestep=torch.full((2,), 0.6), context=_text(), global_embed=_random(2, 32, seed=4)
+    )
+    return network, call
+
+
+def _minimax():
+    network = ldm.minimax.model.MiniMaxH3Model(
+        hidden_size=64, num_layers=4, token_refiner_num_layers=1, num_attention_heads=4, attention_head_dim=16,
+        ffn_hidden_size=96, latents_dim=24, audio_latents_dim=32, text_dim=24, timestep_input_dim=32,
+        time_embed_hidden_size=64, time_embed_dim=32, rope_inv_freq_len=2, **BUILT,
+    )  # fmt: skip
+    network.requires_grad_(False)  # its position code refuses weights with gradients
+    picture, sound = _random(1, 24, 2, 8, 6, seed=1), _random(1, 32, 2, 4, seed=4)
+    return network, dict(x=[picture, sound], timestep=torch.full((1,), 600.0), context=_random(1, 5, 24, seed=2))
+
+
+def _seedvr():
+    network = ldm.seedvr.model.NaDiT(
+        norm_eps=1e-5, num_layers=4, mlp_type="swiglu", vid_dim=64, txt_in_dim=24, heads=4, head_dim=16, mm_layers=2,
+        expand_ratio=2, rope_dim=12, **BUILT,
+    )  # fmt: skip
+    low = dict(condition=_random(2, 17, 2, 8, 6, seed=5), context=_text())
+    return network, dict(x=_picture(16, 2), timestep=torch.full((2,), 600.0), **low)
+
+
 TRANSFORMERS = {
     "VaceWanModel": _vace, "CameraWanModel": _camera, "WanModel_S2V": _s2v, "SCAILWanModel": _scail,
     "HumoWanModel": lambda: _wan(ldm.wan.model.HumoWanModel),
@@ -162,6 +196,7 @@ TRANSFORMERS = {
     "HunYuanDiTPlain": _hunyuan_3d_21, "MageFlowTransformer2DModel": _mage_flow,
     "HiDreamO1Transformer": _hidream_o1, "LTXAVModel": _ltx_av,
     "JoyImageTransformer3DModel": _joy, "LensTransformer2DModel": _lens,
+    "AudioDiffusionTransformer": _stable_audio, "MiniMaxH3Model": _minimax, "NaDiT": _seedvr,
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class ModelPair(Guidance):
             return None
         warning = refuse_unlike_sampling(run.model_patcher, self.guide.patcher)
         if warning is not None:
-            logging.warning("Guidance Lab: %s", warning)
+            _warn(warning, self.node_id)
         guide = run.evaluator(self.guide)
         read_in_run(guide.options, guide.conds)  # prompts per layer: C and B read the same
         show_weights(self, self.weight, run, Live(self.node_id))
@@ -60,9 +60,10 @@ class ModelPair(Guidance):
 
     def end(self, run: Run, state: "_PairInRun | None") -> None:
         if state is not None and state.differ is not None and not state.differ.item():
-            logging.warning(
-                "Guidance Lab: model and guide_model predicted the same in this whole run, so autoguidance did "
-                "nothing; give it a weaker guide."
+            _warn(
+                "model and guide_model predicted the same in this whole run, so autoguidance did nothing; give it a "
+                "weaker guide.",
+                self.node_id,
             )
 
 

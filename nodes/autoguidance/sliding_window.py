@@ -1,5 +1,7 @@
 """A model that sees a picture only through overlapping windows, with everything that belongs to a place cropped too."""
 
+import uuid
+
 import torch
 from comfy.patcher_extension import WrappersMP
 
@@ -33,7 +35,10 @@ def through_windows(model, share: float, overlap: float):
             more = {name: value if "ref" in name else part(value, box) for name, value in kwargs.items()}
             added = None if control is None else _crop_control(control, size, box)
             options = dict(transformer_options or {})
-            return executor(crop(x, box), t, part(c_concat, box), c_crossattn, added, options, **more)
+            if options.get("uuids"):
+                # By these EasyCache knows what it has seen, and a window is not the one before. It writes into its x.
+                options["uuids"] = [uuid.uuid5(each, str(box)) for each in options["uuids"]]
+            return executor(crop(x, box).clone(), t, part(c_concat, box), c_crossattn, added, options, **more)
 
         return mean_of_windows(x, boxes, predict)
 

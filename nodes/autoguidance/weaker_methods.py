@@ -21,18 +21,31 @@ from .blend import weight_blend
 from .sliding_window import through_windows
 
 
+def _instead(network, *refused: str) -> str:
+    """The methods that work with this network, in words: all but the refused ones."""
+    layout = dit_layout(network)
+    known = is_unet(network) or layout is not None
+    works = {
+        "block_skip": known and bool(list_blocks(network)),
+        "token_shuffle": known and bool(list_blocks(network)) and (layout is None or layout.shuffles),
+        "identity_attention": layout is not None and layout.joint_attention,
+        "blurred_queries": layout is not None and layout.joint_attention,
+        "higher_sigma": True,
+        "weight_blend": True,
+        "sliding_window": layout is None or layout.windows,
+    }
+    names = [name for name, does in works.items() if does and name not in refused]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def _choosable(model, attention_only: bool = False) -> list[Block]:
     """The model's blocks. Raises ValueError when ComfyUI has no hook for any of them."""
     network = model.get_model_object("diffusion_model")
     available = list_blocks(network, attention_only)
     if not available:
-        layout = dit_layout(network)
-        others = "higher_sigma, weight_blend or sliding_window, which work with every model"
-        if layout is not None and layout.joint_attention:
-            others = f"identity_attention, blurred_queries, {others}"
         raise ValueError(
             f"ComfyUI has no checked hook into the blocks of {type(network).__name__}, so its blocks cannot be "
-            f"weakened: choose the method {others}."
+            f"weakened: choose the method {_instead(network)}."
         )
     return available
 
@@ -45,7 +58,7 @@ def _attention_blocks(model, text: str) -> list[Block]:
     if layout is not None and not layout.joint_attention:
         raise ValueError(
             f"The image tokens inside the attention of {type(network).__name__} cannot be told apart from outside: "
-            "choose block_skip, token_shuffle, higher_sigma, weight_blend or sliding_window for this model."
+            f"choose the method {_instead(network)}."
         )
     return parse_blocks(text, available, middle_blocks(network, available))
 
@@ -137,8 +150,8 @@ def token_shuffle(model, blocks: str, seed: int):
     layout = dit_layout(network)
     if layout is not None and not layout.shuffles:
         raise ValueError(
-            f"In ComfyUI the image tokens of {type(network).__name__} cannot be shuffled alone: choose block_skip, "
-            "stochastic_block_skip, higher_sigma, weight_blend or sliding_window."
+            f"In ComfyUI the image tokens of {type(network).__name__} cannot be shuffled alone: choose the method "
+            f"{_instead(network)}."
         )
     chosen = parse_blocks(blocks, available, deep_input_blocks(network, available))
     if not chosen:
@@ -165,6 +178,12 @@ def higher_sigma(model, sigma_shift: float):
 def sliding_window(model, window: float, overlap: float):
     """A MODEL that sees the picture through overlapping windows only (SWG)."""
     window_starts(8, window, overlap)  # ValueError where the two are out of range
+    network = model.get_model_object("diffusion_model")
+    layout = dit_layout(network)
+    if layout is not None and not layout.windows:
+        raise ValueError(
+            f"{type(network).__name__} cannot be shown a part of its latent: choose the method {_instead(network)}."
+        )
     return model if window == 1 else through_windows(model, window, overlap)
 
 

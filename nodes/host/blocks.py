@@ -25,6 +25,7 @@ class DitLayout:
     bare: a block returns its tokens themselves, not a dictionary of names.
     shuffles: a double block is given image tokens alone, one row for each picture, and can be run on others of them.
     joint_attention: one attention over text tokens followed by image tokens, so image queries can be told apart.
+    windows: it can be shown a part of its latent, which has a height and a width.
     picture_last: reference pictures come before the picture itself among the image tokens, not behind it.
     """
 
@@ -35,6 +36,7 @@ class DitLayout:
     shuffles: bool = True
     hook: str | None = "{group}_block"
     bare: bool = False
+    windows: bool = True
 
     def key(self, block: Block) -> tuple[str, int]:
         """Under which key the host looks for a replacement of the block."""
@@ -42,6 +44,7 @@ class DitLayout:
 
 
 _WAN = DitLayout({"double": "blocks"})
+_NEXT_DIT = DitLayout({"double": "layers"}, joint_attention=True, picture_last=True, hook=None)
 _STREAMS = {"double": "double_blocks", "single": "single_blocks"}
 
 # Exact classes, not subclasses: a subclass may walk its blocks without looking for replacements. (CausalWanModel does,
@@ -49,6 +52,7 @@ _STREAMS = {"double": "double_blocks", "single": "single_blocks"}
 DIT_LAYOUTS = {
     "comfy.ldm.flux.model.Flux": DitLayout(_STREAMS, joint_attention=True),
     "comfy.ldm.chroma.model.Chroma": DitLayout(_STREAMS, joint_attention=True),
+    "comfy.ldm.chroma_radiance.model.ChromaRadiance": DitLayout(_STREAMS, joint_attention=True),
     "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": DitLayout(
         {"double": "joint_blocks"}, joint_attention=True
     ),
@@ -60,9 +64,8 @@ DIT_LAYOUTS = {
     "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel": DitLayout(
         {"double": "transformer_blocks"}, joint_attention=True
     ),
-    "comfy.ldm.lumina.model.NextDiT": DitLayout(
-        {"double": "layers"}, joint_attention=True, picture_last=True, hook=None
-    ),
+    "comfy.ldm.lumina.model.NextDiT": _NEXT_DIT,
+    "comfy.ldm.lumina.model.NextDiTPixelSpace": _NEXT_DIT,
     "comfy.ldm.wan.model.WanModel": _WAN,
     "comfy.ldm.wan.model.VaceWanModel": _WAN,
     "comfy.ldm.wan.model.CameraWanModel": _WAN,
@@ -73,22 +76,31 @@ DIT_LAYOUTS = {
     "comfy.ldm.wan.model_animate.AnimateWanModel": _WAN,
     "comfy.ldm.wan.model_wandancer.WanDancerModel": _WAN,
     "comfy.ldm.lightricks.model.LTXVModel": DitLayout({"double": "transformer_blocks"}),
-    "comfy.ldm.lightricks.av_model.LTXAVModel": DitLayout({"double": "transformer_blocks"}, shuffles=False),
+    "comfy.ldm.lightricks.av_model.LTXAVModel": DitLayout(
+        {"double": "transformer_blocks"}, shuffles=False, windows=False
+    ),
     "comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint": DitLayout({"double": "blocks"}),
     # The host's way back to the original block calls it with a name that it does not know.
     "comfy.ldm.kandinsky5.model.Kandinsky5": DitLayout(
         {"double": "visual_transformer_blocks"}, image="x", shuffles=False
     ),
     "comfy.ldm.hydit.models.HunYuanDiT": DitLayout({"double": "blocks"}),
-    "comfy.ldm.hunyuan3d.model.Hunyuan3Dv2": DitLayout(_STREAMS, shuffles=False),
+    "comfy.ldm.hunyuan3d.model.Hunyuan3Dv2": DitLayout(_STREAMS, shuffles=False, windows=False),
     "comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain": DitLayout(
-        {"double": "blocks"}, image="x", shuffles=False, hook="block", bare=True
+        {"double": "blocks"}, image="x", shuffles=False, hook="block", bare=True, windows=False
     ),
+    # It is told the place of every token of the whole picture.
     "comfy.ldm.hidream_o1.model.HiDreamO1Transformer": DitLayout(
-        {"double": "language_model.layers"}, image="x", shuffles=False
+        {"double": "language_model.layers"}, image="x", shuffles=False, windows=False
     ),
     "comfy.ldm.joyimage.model.JoyImageTransformer3DModel": DitLayout({"double": "double_blocks"}),
     "comfy.ldm.lens.model.LensTransformer2DModel": DitLayout({"double": "transformer_blocks"}),
+    # Picture or sound tokens stand in one row with others: what the noise level and the length of a sound became, text.
+    "comfy.ldm.audio.dit.AudioDiffusionTransformer": DitLayout(
+        {"double": "transformer.layers"}, shuffles=False, windows=False
+    ),
+    "comfy.ldm.minimax.model.MiniMaxH3Model": DitLayout({"double": "blocks"}, shuffles=False, windows=False),
+    "comfy.ldm.seedvr.model.NaDiT": DitLayout({"double": "blocks"}, image="vid", shuffles=False, hook="block"),
 }
 
 

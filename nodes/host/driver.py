@@ -19,6 +19,7 @@ from .gradient import differentiable_evaluation, options_for_gradient
 from .guidance import Guidance
 from .meter import MODEL, Meter
 from .models import KEY, ExtraModel
+from .node_text import show_on_node
 from .run import Run, Step, Term
 
 RUN = "guidance_lab_run"  # where the driver is found in the options of a sampling
@@ -33,6 +34,7 @@ class _Member:
     name: str
     bounds: tuple[float, float] | None = None
     state: Any = None
+    acted: bool = False
 
     def overrides(self, method: str) -> bool:
         return getattr(type(self.guidance), method) is not getattr(Guidance, method)
@@ -61,7 +63,7 @@ class Driver:
         conds = {name: [c.copy() for c in conds] for name, conds in guider.conds.items()}
         self.run = Run(guider, tuple(guidance for _, guidance in guidances), conds, shapes, self.evaluators)
         self.step: Step | None = None
-        self.evaluated = self.asked = False  # whether the guider has made a prediction, and asked the guidances of it
+        self.evaluated = self.asked = False  # whether a network has run, and the guider asked the guidances
         self.previous: torch.Tensor | None = None
         self.same_as: dict[int, int] = {}  # place of an appended cond in the running call → that of the positive
 
@@ -89,13 +91,22 @@ class Driver:
             return output
 
     def _warn_if_never_asked(self) -> None:
-        if self.evaluated and not self.asked:
-            logging.warning(
-                "Guidance Lab: %s did nothing in this run, as %s asked no post-CFG function (the Dual Model CFG Guider "
-                "at cfg 1 does so); use another guider or cfg.",
-                ", ".join(dict.fromkeys(member.guidance.name for member in self.members.values())),
-                type(self.guider).__name__,
-            )
+        """Says, in the log and on its node, of every guidance that had nothing to do in this run."""
+        if not self.evaluated:
+            return
+        for member in self.members.values():
+            if not self.asked:
+                why = (
+                    f"{type(self.guider).__name__} asked no post-CFG function (the Dual Model CFG Guider at cfg 1 does "
+                    "so); use another guider or cfg."
+                )
+            elif not member.acted:
+                why = "no step of this sampling lies in its window, or where its weight curve is not 0."
+            else:
+                continue
+            message = f"{member.name} did nothing in this run, as {why}"
+            logging.warning("Guidance Lab: %s", message)
+            show_on_node(message, member.guidance.node_id)
 
     def _close(self) -> None:
         self.run.close()
@@ -154,7 +165,6 @@ class Driver:
         meter = self.meter
         step = self.step = Step(self.run, meter, x, sigma, self.previous)
         meter.costs = step.costs
-        self.evaluated = True
 
         def evaluate(at: torch.Tensor) -> torch.Tensor:
             step.terms.clear()  # of an evaluation that is made once more
@@ -243,6 +253,7 @@ class Driver:
             # Attention patches know a positive (0) and a negative (1) at this place of the list, and nothing after
             # them.
             options["cond_or_uncond"][:] = [self.same_as.get(i, i) for i in options["cond_or_uncond"]]
+        self.evaluated = True
         began = self.meter.now()
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self.meter.spend(1, x.shape[0], self.meter.now() - began)
@@ -262,7 +273,9 @@ class Driver:
         step.uncond_denoised = (
             None if args["uncond"] is None else _before_hooks(step, args["uncond"], args["uncond_denoised"])
         )
-        if not member.acts(step):
+        acts = member.acts(step)
+        member.acted |= acts
+        if not acts:
             with self.meter.charge(member.name):
                 for extra in guidance.extra_models:
                     self.evaluators[extra].update_caches(step)

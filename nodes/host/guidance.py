@@ -17,6 +17,7 @@ class Guidance:
     What changes while sampling lives in the state that `begin` returns, which exists for one run only.
     """
 
+    node_id: str | None = None  # of the node that made it, for what is said there
     name: str = ""  # what the trace calls it; a second one of that name in a run gets a number
     window: Window = Window()  # outside of it only `begin`, `observe` and `end` are called
     neutral_weight: float = 0.0  # the weight that the trace shows outside of the window

@@ -141,6 +141,7 @@ def own_module(patcher: ModelPatcher) -> ModelPatcher:
         with torch.inference_mode(False):
             config = patcher.model.model_config  # read only, and it refuses to be copied
             module = copy.deepcopy(patcher.model, {id(config): config})
+        _forget(module)
         clone = patcher.clone(model_override=(module, ({}, {}, {}, set())))
     # clone() shares this dict, which belongs to the first module.
     clone.hook_backup = {} if used is None else used.hook_backup
@@ -149,6 +150,13 @@ def own_module(patcher: ModelPatcher) -> ModelPatcher:
     clone.remove_additional_models("multigpu")  # copies of the first module on other devices
     copies.add(clone)
     return clone
+
+
+def _forget(module: torch.nn.Module) -> None:
+    """Clears what the network has kept of earlier samplings, with the weights of then (HiDream-O1 keys and values)."""
+    clear = getattr(module.diffusion_model, "clear_kv_cache", None)
+    if clear is not None:
+        clear()
 
 
 def models_loaded_with(main: ModelPatcher) -> list[ModelPatcher]:

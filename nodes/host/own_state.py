@@ -7,6 +7,7 @@ keys and values of its model's attention. None of these can be shared by two mod
 """
 
 import copy
+import logging
 
 import torch
 from comfy.controlnet import ControlNetSD35
@@ -76,7 +77,12 @@ def _with_own_embedder(network: torch.nn.Module) -> torch.nn.Module:
 def own_step_cache(options: dict, model_sampling) -> None:
     """Gives the options an EasyCache of this run alone, as the sampling of its own MODEL would."""
     cache = options["transformer_options"].get("easycache")
-    if cache is not None:
+    if getattr(cache, "name", None) == "LazyCache":
+        logging.warning(
+            "Guidance Lab: LazyCache skips steps of the model that is sampled, so on a guide it does nothing; put "
+            "EasyCache there instead."
+        )
+    elif cache is not None:
         options["transformer_options"]["easycache"] = cache.clone().prepare_timesteps(model_sampling)
 
 

@@ -30,6 +30,8 @@ def refuse_unknown(network: torch.nn.Module) -> None:
             f"A prompt per layer is not possible for this model: the blocks of {type(network).__name__} take more than "
             "the one text that its base model takes, or ComfyUI has no place to change it."
         )
+    if class_name(network) in joint_streams.FAMILIES:
+        joint_streams.refuse_positions(network)
     if class_name(network) == "audio.dit.AudioDiffusionTransformer" and any(
         layer.to_local_embed is not None for layer in network.transformer.layers
     ):

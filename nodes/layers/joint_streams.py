@@ -147,6 +147,12 @@ def _embedded(network: torch.nn.Module, context: torch.Tensor) -> torch.Tensor:
     return network.txt_in(context if norm is None else norm(context))
 
 
+def refuse_positions(network: torch.nn.Module) -> None:
+    """ValueError for a Flux whose text tokens have positions, such as LongCat-Image."""
+    if getattr(network.params, "txt_ids_dims", None):
+        raise ValueError("A prompt per layer is not possible for this Flux: its text tokens have positions.")
+
+
 def with_streams(reader, network: torch.nn.Module, options: dict, context: torch.Tensor) -> dict:
     """A copy of `transformer_options` in which each block of a Flux or Chroma reads its own prompt.
 
@@ -158,8 +164,7 @@ def with_streams(reader, network: torch.nn.Module, options: dict, context: torch
             "A prompt per block is not possible together with a node that adds tokens at the input of the model "
             "(a post_input patch, as style references do): they would belong to the base prompt alone."
         )
-    if getattr(network.params, "txt_ids_dims", None):
-        raise ValueError("A prompt per block is not possible for this Flux: its text tokens have positions.")
+    refuse_positions(network)
     places = [("double_block", i) for i in range(len(network.double_blocks))]
     places += [("single_block", i) for i in range(len(network.single_blocks))]
     streams = _Streams(reader, network, places, context.shape[1])

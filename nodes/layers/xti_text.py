@@ -5,7 +5,7 @@ import re
 import torch
 
 from ...xti import XTI
-from ...xti.layers import JOINT_TRANSFORMERS, LayerTable
+from ...xti.layers import CROSS_ATTENTION_TRANSFORMERS, JOINT_TRANSFORMERS, LayerTable
 from .encode_texts import encoder_widths, tokenize_with, word_scale
 
 _MARK = "guidance-lab-xti-"
@@ -80,6 +80,15 @@ def _rows(xti: XTI, table: LayerTable, layer: int) -> torch.Tensor:
     return xti.layers[table.names[layer]]
 
 
+def _may_miss(clip, encoder: str, table: LayerTable) -> bool:
+    """Whether the word may be left out for this text encoder. Not in U-nets, whose encoders make one text, and not
+    where a network reads tokens for which no encoder is there (Anima).
+    """
+    if table.architecture in JOINT_TRANSFORMERS:
+        return True
+    return table.architecture in CROSS_ATTENTION_TRANSFORMERS and encoder in encoder_widths(clip)
+
+
 def tokenize_at(clip, marked: str, used: dict[str, XTI], layer: str) -> dict:
     """The tokens of a marked text as the layer of this name reads it."""
     if not used:
@@ -89,7 +98,7 @@ def tokenize_at(clip, marked: str, used: dict[str, XTI], layer: str) -> dict:
         if name not in used:
             return None
         xti = used[name]
-        if encoder not in xti.encoders and xti.table.architecture in JOINT_TRANSFORMERS:
+        if encoder not in xti.encoders and _may_miss(clip, encoder, xti.table):
             # One of several text encoders, such as CLIP-L beside T5 in Flux: it reads the text without the word, as
             # ComfyUI does where an embedding file has nothing for it.
             return torch.empty(0, 1)

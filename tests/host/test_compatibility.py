@@ -40,21 +40,30 @@ from guidance_lab.nodes.layers.encode_texts import text_of
 METHODS = {**EVERY_METHOD, "sliding_window": None, "weight_blend": None}
 BLOCKS, ATTENTION = ("block_skip", "stochastic_block_skip", "token_shuffle"), ("identity_attention", "blurred_queries")
 WAN_KINDS = tuple(name for name in FAMILIES if name.startswith("WAN"))
+READ = ("WAN21_T2V", "WAN21_I2V", "WAN22_T2V", "WAN21_FunControl2V")  # Wan's plain network
+# ComfyUI has no hook into the blocks of these; the second ones have true cross-attention, which patches reach.
+UNHOOKED = ("PixArtAlpha", "HiDream", "Omnigen2", "Boogu", "Ideogram4", "Krea2", "ErnieImage", "PixelDiTT2I",
+            "CosmosT2V", "CogVideoX_T2V")  # fmt: skip
+UNHOOKED_CROSS = ("CosmosT2IPredict2", "Anima")
 NO_HOOK, NOT_APART = "has no checked hook into the blocks", "image tokens inside the attention .* cannot be told apart"
 NO_LAYERS, NO_GRADIENT = "A prompt per layer is not possible for", "A network on the way .* has no gradient"
+# These tests look at a picture through the linear preview, and CogVideoX has none in ComfyUI.
+PREVIEWED = tuple(name for name in FAMILIES if name != "CogVideoX_T2V")
 # (table, row, family) → words of the refusal. What is not here has to work.
 REFUSED: dict[tuple[str, str, str], str] = {
     **{("family", "Per-block prompts", name): NO_LAYERS
-       for name in ("PixArtAlpha", "AuraFlow", "Flux2", "Lens", "HunyuanImage21", "HunyuanVideo", "WAN21_Vace",
-                    "WAN21_Camera", "WAN22_S2V", "WAN21_HuMo", "WAN22_Animate")},
-    **{("family", "CLIP Guidance, through model", name): NO_GRADIENT for name in ("CosmosT2IPredict2", "Anima")},
+       for name in ("AuraFlow", "Flux2", "Lens", "HunyuanImage21", "HunyuanVideo", "HunyuanVideo15",
+                    "ChromaRadiance", "LongCatImage", "ZImagePixelSpace", "HiDreamO1", "JoyImage", *UNHOOKED,
+                    *(kind for kind in WAN_KINDS if kind not in READ))},
+    **{("family", "CLIP Guidance, through model", name): NO_GRADIENT
+       for name in ("CosmosT2IPredict2", "Anima", "JoyImage", "ErnieImage")},
     **{("weaker", method, name): NO_HOOK for method in BLOCKS
-       for name in ("Lumina2", "ZImage", "PixArtAlpha", "CosmosT2IPredict2", "Anima")},
-    **{("weaker", method, name): NO_HOOK for method in ATTENTION
-       for name in ("PixArtAlpha", "CosmosT2IPredict2", "Anima")},
+       for name in ("Lumina2", "ZImage", "ZImagePixelSpace", *UNHOOKED, *UNHOOKED_CROSS)},
+    **{("weaker", method, name): NO_HOOK for method in ATTENTION for name in (*UNHOOKED, *UNHOOKED_CROSS)},
     **{("weaker", method, name): NOT_APART for method in ATTENTION
-       for name in (*WAN_KINDS, "LTXV", "Lens", "HunyuanDiT", "Kandinsky5")},
-    ("weaker", "token_shuffle", "Kandinsky5"): "cannot be shuffled alone",
+       for name in (*WAN_KINDS, "LTXV", "Lens", "HunyuanDiT", "Kandinsky5", "HiDreamO1", "JoyImage")},
+    **{("weaker", "token_shuffle", name): "cannot be shuffled alone" for name in ("Kandinsky5", "HiDreamO1")},
+    ("weaker", "sliding_window", "HiDreamO1"): "cannot be shown a part of its latent",
 }  # fmt: skip
 
 
@@ -104,7 +113,7 @@ def test_model_pair_on_families(cell, run_node, family, name):  # noqa: F811
 
 
 @pytest.mark.parametrize("gradient", ["x0 only", "through model"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", PREVIEWED)
 def test_clip_guidance_on_families(cell, run_node, family, name, gradient):  # noqa: F811
     """A step up the objective's hill: the score of the guided estimate is above that of the plain one."""
     model = family(name)
@@ -123,7 +132,7 @@ def test_clip_guidance_on_families(cell, run_node, family, name, gradient):  # n
     settled(cell, key, FAMILIES[name], lambda: one_evaluation(guided, x, sigma, text), check)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", PREVIEWED)
 def test_caption_residual_on_families(cell, run_node, family, name):  # noqa: F811
     """The second evaluation of a run, which is under the caption of the first, against its formula."""
     model = family(name)

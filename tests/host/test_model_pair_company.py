@@ -17,6 +17,7 @@ from comfy_extras.nodes_tcfg import TCFG
 from pair_tools import CallCounter, pair, with_attention_patch, with_lora
 from tiny_networks import positive
 
+from guidance_lab.nodes.host import driver
 from guidance_lab.nodes.host.models import models_loaded_with
 
 WEIGHT = 1.7
@@ -147,14 +148,54 @@ def test_dual_cfg_at_every_pair_of_strengths(models, run_node, x, cfg1, cfg2, st
     assert far(guided, evaluate(guider(main), x) + (WEIGHT - 1.0) * scale * difference) < 1e-5
 
 
-def test_a_pair_that_never_ran_says_so(models, run_node, x, caplog):
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """What is said on a node of the canvas; all of it has to be in the log too."""
+    said = []
+
+    def show(text, node_id):
+        assert text in caplog.text
+        said.append(text)
+
+    monkeypatch.setattr(driver, "show_on_node", show)
+    with caplog.at_level(logging.WARNING):
+        yield said
+
+
+def test_a_pair_that_never_ran_says_so(models, run_node, x, said):
     main, guide = models
     model = pair(run_node, main, guide, WEIGHT)
-    with caplog.at_level(logging.WARNING):
-        evaluate(CFGGuider.execute(model, positive(1), positive(2), 3.0)[0], x)
-        assert "Autoguidance did nothing" not in caplog.text
-        evaluate(DualModelGuider.execute(model, positive(1), 1.0, guide, positive(2))[0], x)
-        assert "Autoguidance did nothing" in caplog.text
+    evaluate(CFGGuider.execute(model, positive(1), positive(2), 3.0)[0], x)
+    assert said == []
+    evaluate(DualModelGuider.execute(model, positive(1), 1.0, guide, positive(2))[0], x)
+    (word,) = said
+    assert word.startswith("Autoguidance did nothing in this run, as Guider_DualModel asked no post-CFG function")
+
+
+def test_a_sampler_that_asks_the_model_itself_is_told_so(models, run_node, x, said):
+    """Past the guider: the model runs, and nobody asks for what comes after CFG."""
+    main, guide = models
+    guider = CFGGuider.execute(pair(run_node, main, guide, WEIGHT), positive(1), positive(2), 3.0)[0]
+
+    def sampler(wrapped, noise, sigmas, extra_args, callback, disable):
+        model, options = wrapped.inner_model.inner_model, extra_args["model_options"]
+        conds = [wrapped.inner_model.conds["positive"]]
+        return comfy.samplers.calc_cond_batch(model, conds, noise, sigmas[:1], options)[0]
+
+    with torch.inference_mode():
+        zeros = torch.zeros_like(x)
+        guider.sample(x, zeros, comfy.samplers.KSAMPLER(sampler), torch.tensor([1.0, 0.5]), disable_pbar=True)
+    (word,) = said
+    assert "asked no post-CFG function" in word
+
+
+def test_a_window_that_no_step_lies_in_is_said(models, run_node, x, said):
+    main, guide = models
+    model = pair(run_node, main, guide, WEIGHT, end_percent=0.01)
+    plain = evaluate(CFGGuider.execute(main, positive(1), positive(2), 3.0)[0], x)
+    assert torch.equal(evaluate(CFGGuider.execute(model, positive(1), positive(2), 3.0)[0], x), plain)
+    (word,) = said
+    assert word.startswith("Autoguidance did nothing in this run, as no step of this sampling lies in its window")
 
 
 # --- context windows

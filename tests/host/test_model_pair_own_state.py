@@ -4,6 +4,7 @@ Reference everywhere: C and B from two separate runs of the stock guider, each w
 """
 
 import copy
+import logging
 
 import comfy.cldm.cldm
 import comfy.cldm.dit_embedder
@@ -18,11 +19,13 @@ import node_helpers
 import pytest
 import tiny_networks
 import torch
-from comfy_extras.nodes_easycache import EasyCacheNode
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from odd_graph_tools import control_lora, far, hooked, noise, run
 from pair_tools import CallCounter, pair, with_lora
 from tiny_networks import filled, positive
+
+from guidance_lab.guidance.windows import crop, mean_of_windows, windows
 
 SIGMA = 0.6
 WEIGHT = 1.7
@@ -154,6 +157,67 @@ def test_easycache_on_the_guide_skips_steps_and_keeps_nothing(networks, run_node
     assert torch.equal(*results)
     assert 2 <= len(calls) < 2 * 8  # the guide's own network ran in some steps of each run only
     assert holder.uuid_cache_diffs == {} and holder.x_prev_subsampled is None
+
+
+def replayed(model, seen, part=lambda x: x):
+    """The stock predictions of one sampling of the MODEL at each x and sigma that another sampling has seen."""
+    predictions = []
+
+    def sampler(wrapped, noise, sigmas, extra_args, callback, disable):
+        predictions.extend(wrapped(part(x), sigma, **extra_args) for x, sigma, _ in seen)
+        return predictions[-1]
+
+    sigmas = torch.tensor([*(float(sigma) for _, sigma, _ in seen), 0.0])
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive(1), positive(1))
+    guider.set_cfg(1.0)
+    with torch.inference_mode():
+        zeros = torch.zeros_like(part(seen[0][0]))
+        guider.sample(zeros, zeros, comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True)
+    return predictions
+
+
+def easycached(model, threshold=3.0):
+    return EasyCacheNode.execute(model, threshold, 0.0, 1.0, False)[0]
+
+
+@pytest.mark.parametrize("on_main", [False, True])
+def test_easycache_on_the_guide_is_that_of_its_own_sampling(networks, run_node, on_main):
+    """Also where the main model has another one."""
+    main = networks("SD15")
+    main = easycached(main, 0.3) if on_main else main
+    guide, apart = (easycached(tiny_networks.build("SD15", 2)) for _ in range(2))
+    _, seen = run(pair(run_node, main, guide, WEIGHT), positive(1), steps=8)
+    reference = easycached(tiny_networks.build("SD15"), 0.3) if on_main else main
+    for (*_, denoised), c, b in zip(seen, replayed(reference, seen), replayed(apart, seen), strict=True):
+        assert far(denoised, c + (WEIGHT - 1.0) * (c - b)) < 1e-5
+    whole = replayed(tiny_networks.build("SD15", 2), seen)
+    assert far(replayed(apart, seen)[-1], whole[-1]) > 1e-3  # it has skipped
+
+
+def test_lazycache_on_the_guide_does_nothing_and_is_said(networks, run_node, caplog):
+    main, guide = networks("SD15"), tiny_networks.build("SD15", 2)
+    results = []
+    for each in (guide, LazyCacheNode.execute(guide, 3.0, 0.0, 1.0, False)[0]):
+        with caplog.at_level(logging.WARNING):
+            results.append(run(pair(run_node, main, each, WEIGHT), positive(1), steps=6)[0])
+        assert ("LazyCache" in caplog.text) == (each is not guide)
+    assert torch.equal(*results)
+
+
+def test_easycache_keeps_each_window_apart(networks, run_node, weaken):
+    """All windows skip a step together; here every step that can be."""
+    always = 1e6
+    main, sides = networks("SD15"), dict(height=32, width=24)
+    guide = weaken(easycached(tiny_networks.build("SD15", 2), always), "sliding_window", window=0.5, overlap=0.5)
+    x = noise(main, **sides)
+    _, seen = run(pair(run_node, main, guide, WEIGHT), positive(1), steps=6, x=x)
+    boxes = windows(32, 24, 0.5, 0.5)
+    apart = easycached(tiny_networks.build("SD15", 2), always)
+    parts = [replayed(apart, seen, lambda x, at=box: crop(x, at)) for box in boxes]
+    for step, ((*_, denoised), c) in enumerate(zip(seen, replayed(main, seen), strict=True)):
+        b = mean_of_windows(denoised, boxes, lambda box, step=step: parts[boxes.index(box)][step])
+        assert far(denoised, c + (WEIGHT - 1.0) * (c - b)) < 1e-5
 
 
 # --- SamplerARVideo

@@ -7,6 +7,8 @@ from functools import partial
 import comfy.model_management
 import comfy.sd
 import pytest
+import tiny_families
+import tiny_networks
 import torch
 from comfy.patcher_extension import PatcherInjection
 from pair_tools import STEPS, CallCounter, PaperGuider, pair, run_guider, with_attention_patch, with_lora
@@ -166,3 +168,19 @@ def test_wrappers_of_the_guide_run_and_those_of_the_main_model_do_not(
         sample(pair(run_node, main.model, guide.model, 1.7), cond(1), cond(2), latent(), steps=3)
         assert (main.calls, guide.calls) == (3, 3)
         assert (main.rows, guide.rows) == ([2] * 3, [1] * 3)
+
+
+def test_a_copy_keeps_nothing_of_earlier_samplings(run_node):
+    """HiDream-O1 keeps keys and values of the prompt in its network, also beyond the end of a sampling."""
+    main, name = tiny_families.build("HiDreamO1"), "HiDreamO1"
+    sigma, text = tiny_families.sigma_at(main, 0.5), tiny_families.text("HiDreamO1", 1)
+    x = tiny_families.noisy(name, main, sigma)
+
+    def other(model):
+        return with_lora(model, part="self_attn.k_proj.weight")
+
+    c = tiny_networks.predict(main, x, sigma, text)
+    b = tiny_networks.predict(other(tiny_families.build(name)), x, sigma, text)
+    guided = tiny_networks.predict(pair(run_node, main, other(main), 2.0), x, sigma, text)
+    assert torch.allclose(guided, c + (c - b), atol=1e-5 * float(c.abs().max()))
+    assert not torch.allclose(b, c, atol=1e-3 * float(c.abs().max()))

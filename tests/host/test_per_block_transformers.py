@@ -2,9 +2,6 @@
 refused.
 """
 
-from functools import reduce
-
-import comfy.samplers
 import pytest
 import tiny_cross_attention as tiny
 import tiny_networks
@@ -12,69 +9,10 @@ import torch
 from comfy.ldm.cosmos.predict2 import Attention
 from comfy.ldm.wan.model import WanModel
 from pair_tools import CallCounter
-from tiny_cross_attention import FAMILIES, READ
+from tiny_cross_attention import READ, alike, predict, reference
 
 from guidance_lab.nodes.layers.cross_attention import LayerPrompts, Stretch, carry, layer_table, read_layer_prompts
 from guidance_lab.nodes.layers.encode_texts import text_of
-
-SIGMA = 0.6
-
-
-def predict(model, x, positive, negative=None, cfg=1.0):
-    """The guider's denoised prediction for this x, out of the middle of a real sampling."""
-    seen = []
-
-    def one_evaluation(wrapped, noise, sigmas, extra_args, callback, disable):
-        seen.append(wrapped(x, sigmas[0] * x.new_ones([x.shape[0]]), **extra_args))
-        return seen[0]
-
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative or positive)
-    guider.set_cfg(cfg)
-    sampler = comfy.samplers.KSAMPLER(one_evaluation)
-    with torch.inference_mode():
-        guider.sample(
-            torch.zeros_like(x), torch.zeros_like(x), sampler, torch.tensor([SIGMA, SIGMA / 2]), disable_pbar=True
-        )
-    return seen[0]
-
-
-def blocks(family, model):
-    return list(reduce(getattr, FAMILIES[family].blocks.split("."), model.model.diffusion_model))
-
-
-def text_seen(family, model, x, entry, block):
-    """The arguments with which this block is given its text when the whole network has one prompt."""
-    seen = {}
-
-    def record(module, args, kwargs):
-        seen.update({key: args[key] if isinstance(key, int) else kwargs[key] for key in FAMILIES[family].text})
-
-    handle = blocks(family, model)[block].register_forward_pre_hook(record, with_kwargs=True)
-    predict(model, x, [entry])
-    handle.remove()
-    return {key: None if value is None else value.clone() for key, value in seen.items()}
-
-
-def reference(family, model, x, base, entries):
-    """The stock network on the base prompt, whose block i is handed by a PyTorch hook what it gets under prompt i."""
-    seen = [text_seen(family, model, x, entry, i) for i, entry in enumerate(entries)]
-
-    def replace(own):
-        def run(module, args, kwargs):
-            args = tuple(own.get(i, value) for i, value in enumerate(args))
-            return args, {key: own.get(key, value) for key, value in kwargs.items()}
-
-        return run
-
-    handles = [
-        block.register_forward_pre_hook(replace(own), with_kwargs=True)
-        for block, own in zip(blocks(family, model), seen, strict=True)
-    ]
-    out = predict(model, x, [base])
-    for handle in handles:
-        handle.remove()
-    return out
 
 
 def per_layer(model, base, entries):
@@ -82,10 +20,6 @@ def per_layer(model, base, entries):
     table = layer_table(model)
     stretch = Stretch(1.0, tuple(range(len(table))))
     return [carry(base, LayerPrompts(table, base[0], tuple(map(text_of, entries)), (stretch,)))]
-
-
-def alike(a, b):
-    return (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 @pytest.mark.parametrize("family", READ)

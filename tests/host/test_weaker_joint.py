@@ -4,6 +4,7 @@ definition on real ComfyUI networks; and that other attentions of the same netwo
 
 import node_helpers
 import pytest
+import tiny_families
 import tiny_networks
 import torch
 from tiny_networks import positive
@@ -17,11 +18,27 @@ FAMILIES = {
     "HunyuanVideo": (5, 12, "double:0-3, single:0-3"),
     "Lumina2": (5, 12, "double:0-3"),
     "ZImage": (16, 16, "double:0-3"),  # text and picture are padded to multiples of 16
+    "ZImagePixelSpace": (16, 16, "double:0-3"),
+    "ChromaRadiance": (5, 12, "double:0-2, single:0-2"),
 }
+COUNT = {"HunyuanVideo": 8, "ChromaRadiance": 6}  # blocks that are weakened, where they are not four
+
+
+@pytest.fixture(scope="module")
+def networks():
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = tiny_families.build(name)
+        return built[name].clone()
+
+    return get
 
 
 def noisy(model, name, frames=1):
-    x = tiny_networks.noisy(model, 2)
+    scale = 2 if name in ("ZImagePixelSpace", "ChromaRadiance") else 1  # patches of 4
+    x = tiny_networks.noisy(model, 2, 8 * scale, 6 * scale)
     return x.repeat(1, 1, frames, 1, 1) + torch.arange(frames)[:, None, None] if frames > 1 else x
 
 
@@ -67,9 +84,9 @@ def test_identity_attention_is_a_masked_attention(networks, weaken, name):
         return attend(q, k, v, mask)
 
     weak = predict(weaken(model, "identity_attention", blocks=blocks), name, x)
-    by_hand = with_attention(model, text, picture, masked, seen, limit=8 if name == "HunyuanVideo" else 4)
+    by_hand = with_attention(model, text, picture, masked, seen, limit=COUNT.get(name, 4))
     assert torch.allclose(weak, predict(by_hand, name, x), atol=2e-5)
-    assert seen.count("joint") == (8 if name == "HunyuanVideo" else 4)
+    assert seen.count("joint") == COUNT.get(name, 4)
     assert not torch.allclose(weak, predict(model, name, x), atol=1e-3)
 
 
@@ -103,13 +120,13 @@ def test_blurred_queries(networks, weaken, name, sigma, frames):
         return attend(q, k, v)
 
     weak = predict(weaken(model, "blurred_queries", blocks=blocks, blur_sigma=sigma), name, x)
-    by_hand = with_attention(model, text, picture, attention, seen, limit=8 if name == "HunyuanVideo" else 4)
+    by_hand = with_attention(model, text, picture, attention, seen, limit=COUNT.get(name, 4))
     assert torch.allclose(weak, predict(by_hand, name, x), atol=2e-5)
     assert "joint" in seen
     assert not torch.allclose(weak, predict(model, name, x), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["Lumina2", "ZImage", "QwenImage"])
+@pytest.mark.parametrize("name", ["Lumina2", "ZImage", "ZImagePixelSpace", "QwenImage"])
 def test_only_the_chosen_blocks(networks, weaken, name):
     text, picture, _ = FAMILIES[name]
     model, seen = networks(name), []
@@ -152,7 +169,7 @@ def test_reference_pictures_come_first_and_are_seen(networks, weaken):
     assert len(seen) == 4 and seen[0] >= 2 * padded + 5
 
 
-@pytest.mark.parametrize("name", ["Lumina2", "ZImage"])
+@pytest.mark.parametrize("name", ["Lumina2", "ZImage", "ZImagePixelSpace"])
 def test_whole_blocks_of_a_network_without_their_hook_are_refused(networks, weaken, name):
     with pytest.raises(ValueError, match="no checked hook.*NextDiT.*identity_attention, blurred_queries"):
         weaken(networks(name), "block_skip", blocks="default")

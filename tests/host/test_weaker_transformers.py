@@ -28,10 +28,12 @@ def taken_out(modules, name):
     """The network whose given blocks give out what they are given."""
 
     def forward(*args, **kwargs):
-        given = [kwargs[key] for key in ("hidden_states", "img", "x") if key in kwargs]
+        given = [kwargs[key] for key in ("hidden_states", "img", "x", "vid") if key in kwargs]
         image = given[0] if given else args[0]
         if name == "HiDreamO1Transformer":
             return image, None
+        if name == "NaDiT":
+            return image, kwargs["txt"], kwargs["vid_shape"], kwargs["txt_shape"]
         if name not in IMAGE_AND_TEXT + TEXT_AND_IMAGE:
             return image
         text = kwargs.get("encoder_hidden_states", kwargs.get("txt"))

@@ -10,14 +10,12 @@ import tiny_encoders
 import tiny_joint
 import tiny_networks
 import torch
+from tiny_encoders import AFTER, BEFORE, CALLS, WITH_WORD, by_hand, learned, place_of_word
 
 from guidance_lab.nodes.layers.cross_attention import layer_table
 from guidance_lab.xti import XTI, load, save
 
 SIGMA = 0.6
-BEFORE, AFTER = "a photo of", "on a table"
-WITH_WORD, WITHOUT = f"{BEFORE} cat {AFTER}", f"{BEFORE} {AFTER}"
-CALLS = f"{BEFORE} xti:A {AFTER}"
 NAMES = tuple(tiny_encoders.TARGETS)
 SD3_CLIPS = {name: width for name, width in tiny_encoders.WIDTHS["SD3"].items() if name != "t5xxl"}
 # model, the text encoders that the XTI has tokens for
@@ -39,41 +37,9 @@ def network(name: str):
     return tiny_joint.build(name, **changed)
 
 
-def learned(model, encoders: dict[str, int], vectors: int = 2, seed: int = 4) -> XTI:
-    table, generator = layer_table(model), torch.Generator().manual_seed(seed)
-    width = sum(encoders.values())
-    layers = {name: torch.randn(vectors, width, generator=generator) for name in table.names}
-    return XTI(table, layers, "test", encoders)
-
-
 def everywhere(model, encoders: dict[str, int], rows: torch.Tensor) -> XTI:
     table = layer_table(model)
     return XTI(table, dict.fromkeys(table.names, rows), "test", encoders)
-
-
-def place_of_word(clip, key: str, text: str) -> int:
-    """Which token of the text is "cat": the one that is another where the text says "table" instead."""
-    (one,), (other,) = (clip.tokenize(each)[key] for each in (text, text.replace("cat", "table")))
-    (place,) = (i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a[0] != b[0])
-    return place
-
-
-def by_hand(clip, encoders: dict[str, int], rows: torch.Tensor):
-    """The CONDITIONING of the text whose word "cat" is these vectors, as ComfyUI encodes tokens that are tensors; text
-    encoders without vectors read the text without the word.
-    """
-    tokens, start = clip.tokenize(WITHOUT), 0
-    for encoder, width in encoders.items():
-        key = encoder.removeprefix("clip_")
-        (section,) = clip.tokenize(WITH_WORD)[key]
-        place = place_of_word(clip, key, WITH_WORD)
-        scale = width**0.5 if encoder == "gemma2_2b" else 1.0  # its table of words is read times this
-        vectors = [(scale * row, 1.0) for row in rows[:, start : start + width]]
-        joined = [*section[:place], *vectors, *section[place + 1 :]]
-        while len(joined) > len(section) and section[-1] == section[-2]:  # padded at the end, to one length
-            joined.pop()
-        tokens[key], start = [joined], start + width
-    return clip.encode_from_tokens_scheduled(tokens)
 
 
 @pytest.mark.parametrize(
