@@ -118,11 +118,11 @@ def _use_the_word(example: Example, start: dict[str, Ref], few: Ref, trained: Re
     shared = (start["negative"][0], few[0])
     plain = sample(example, "Without", ("without", 1), models[0], began[0], *shared, seed=5, cfg=2.0)
     guided = sample(example, "With", ("with", 1), word[0], word[1], *shared, seed=5, cfg=2.0)
-    before = picture(example, ("without", 2), plain[0], models[2])
+    before = picture(example, ("without", 0), plain[0], models[2])
     after = picture(example, ("with", 1), guided[0], models[2])
-    compare(example, before[0], after[0], save, "cube", "the new word", side=400)
+    compare(example, before[0], after[0], save, "cube", "the new word", side=370)
     example.node(
-        "GuidanceLab_XTIInfo", "What the word is like in each layer", at=("compare", 1), size=(400, 440),
+        "GuidanceLab_XTIInfo", "What the word is like in each layer", at=("compare", 1), size=(388, 600),
         xti=trained[0], clip=models[1], words=5,
     )  # fmt: skip
 
@@ -148,6 +148,8 @@ def train_from_photos() -> Example:
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
     example.prompt[start["latent"].id]["inputs"]["width"] = 96
+    for key in ("prompt", "negative"):
+        example.places[start[key].id].column = 1
     example.prompt[start["latent"].id]["_meta"]["title"] = "96×64, 6 pictures"
     few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("models", 0), width=64, height=64, batch_size=4)
     drawn = sample(

@@ -1,5 +1,6 @@
 """What an example workflow is before it is placed: nodes in groups and columns, a note, the files it needs."""
 
+import re
 from dataclasses import dataclass, field
 
 GROUPS = {  # key → title and colour; the colours are those of the canvas's own menu
@@ -23,7 +24,7 @@ LITTLE = dict.fromkeys(  # always: a line of text after a run, a long file name 
      "GuidanceLab_GALIPLoader", "GuidanceLab_CaptionerLoader", "CheckpointLoaderSimple"), 44,
 )  # fmt: skip
 LITTLE["GuidanceLab_CLIPScorerLoader"] = 110
-GROWS = {"GuidanceLab_CLIPGuidance": 415, "GuidanceLab_UPaintingCLIPGuider": 415, "GuidanceLab_XTITrain": 390}
+GROWS = {"GuidanceLab_CLIPGuidance": 415, "GuidanceLab_UPaintingCLIPGuider": 415, "GuidanceLab_XTITrain": 440}
 BELOW = 99  # the column of what stands below all columns of its group, as wide as they
 
 
@@ -82,6 +83,9 @@ class Example:
     places: dict[str, Place] = field(default_factory=dict)
     card: dict[str, list] = field(default_factory=dict)
     card_labels: tuple[str, str] = ("without", "with")
+
+    def __post_init__(self):
+        self.note = re.sub("`([^`]+)`", r"**\1**", self.note)  # Nodes 2.0 draws code in a note in blue on its brown
 
     def node(
         self, class_type: str, title: str = "", /, *, at: tuple[str, int], size: tuple[int, int] | None = None, **inputs
