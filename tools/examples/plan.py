@@ -23,7 +23,7 @@ LITTLE = dict.fromkeys(  # always: a line of text after a run, a long file name 
     ("GuidanceLab_GuidanceTrace", "GuidanceLab_CLIPScorerLoader", "GuidanceLab_GLIDELoader", "GuidanceLab_GALIPCLIP",
      "GuidanceLab_GALIPLoader", "GuidanceLab_CaptionerLoader", "CheckpointLoaderSimple"), 44,
 )  # fmt: skip
-LITTLE["GuidanceLab_CLIPScorerLoader"] = 110
+LITTLE |= {"GuidanceLab_CLIPScorerLoader": 86, "GuidanceLab_ObjectiveAesthetic": 24}
 GROWS = {"GuidanceLab_CLIPGuidance": 415, "GuidanceLab_UPaintingCLIPGuider": 415, "GuidanceLab_XTITrain": 440}
 BELOW = 99  # the column of what stands below all columns of its group, as wide as they
 

@@ -168,7 +168,7 @@ def clip_text_and_picture() -> Example:
         seed=3, cfg=3.0, sampler_name="euler", scheduler="normal",
     )  # fmt: skip
     reference = example.node("VAEDecode", at=("reference", 1), size=(220, 0), samples=drawn[0], vae=models[2])
-    show(example, ("reference", 1), reference[0], "The reference", size=(220, 230))
+    show(example, ("reference", 1), reference[0], "The reference", size=(220, 262))
     text = example.node(
         "GuidanceLab_ObjectiveCLIPText", at=("with", 0), size=(270, 160), scorer=models[5], text=prompt, weight=1.0,
         similarity="cosine",
