@@ -208,8 +208,8 @@ def style_mix() -> Example:
         ("car", "without", words["car"]), ("star", "without", words["star"]), ("mix", "with", mixed),
     ):  # fmt: skip
         word = example.node(
-            "GuidanceLab_XTIPrompt", f"Prompt: the {key}", at=(group, 0), size=(290, 0), model=models[0],
-            clip=models[1], text=text, tokens="", xtis__A=xti[0],
+            "GuidanceLab_XTIPrompt", f"Prompt: the {key}", at=(group, int(key == "mix")), size=(290, 0),
+            model=models[0], clip=models[1], text=text, tokens="", xtis__A=xti[0],
         )  # fmt: skip
         drawn = sample(
             example, f"Draws the {key}", (group, 1), word[0], word[1], start["negative"][0], start["latent"][0],

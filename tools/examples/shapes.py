@@ -222,7 +222,7 @@ def upainting() -> Example:
     after = example.node("SamplerCustomAdvanced", at=("with", 2), size=(230, 0), guider=guider[0], **both)
     first = picture(example, ("without", 2), before[0], models[2])
     second = picture(example, ("with", 2), after[0], models[2])
-    compare(example, first[0], second[0], "upainting")
+    compare(example, first[0], second[0], "upainting", side=420)
     return example
 
 
