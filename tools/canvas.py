@@ -41,10 +41,7 @@ class Canvas:
         self, browser, url: str, nodes2: bool = False, locale: str = "en", width: int = 1500, height: int = 900
     ):
         self.url, self.errors = url, []
-        _post(f"{url}/api/settings", {
-            "Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes2, "Comfy.Locale": locale,
-            "Comfy.Minimap.Visible": False, "Comfy.Workflow.Persist": False,
-        })  # fmt: skip
+        save_settings(url, nodes2, locale)
         self.page: Page = browser.new_page(viewport={"width": width, "height": height})
         self.page.set_default_timeout(120_000)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -116,6 +113,14 @@ class Canvas:
 
     def close(self) -> None:
         self.page.close()
+
+
+def save_settings(url: str, nodes2: bool, locale: str = "en") -> None:
+    """What the server tells every page that is opened from now on."""
+    _post(f"{url}/api/settings", {
+        "Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes2, "Comfy.Locale": locale,
+        "Comfy.Minimap.Visible": False, "Comfy.Workflow.Persist": False,
+    })  # fmt: skip
 
 
 def _post(url: str, body: dict) -> None:

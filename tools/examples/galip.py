@@ -59,8 +59,8 @@ def text_shapes() -> Example:
         _note(
             "A picture in one pass",
             "*seed*; *truncation* 1 → 0.5 (more alike) → 0 (all the same); *batch_size* 4 → 16. "
-            "The twin below comes from diffusion in 10 steps.", _figures(),
-            "*truncation* を 1 → 0.5 → 0 に。下は 10 ステップの拡散です。",
+            "The pictures on the left come from diffusion in 10 steps.", _figures(),
+            "*truncation* を 1 → 0.5 → 0 に。左は 10 ステップの拡散です。",
         ),
         groups={
             "models": ("1 models", "#3f789e"), "without": ("2 without: diffusion, 10 steps", "#888888"),
@@ -69,10 +69,10 @@ def text_shapes() -> Example:
     )  # fmt: skip
     models = example.node("GuidanceLab_ShapesDemoModels", at=("models", 0))
     text = example.node(
-        "CLIPTextEncode", "Text", at=("models", 1), clip=models[1], text="a yellow striped house on black"
+        "CLIPTextEncode", "Text", at=("models", 0), clip=models[1], text="a yellow striped house on black"
     )
     negative = example.node(
-        "CLIPTextEncode", "Negative (empty)", at=("models", 1), size=(270, 60), clip=models[1], text=""
+        "CLIPTextEncode", "Negative (empty)", at=("models", 0), size=(270, 60), clip=models[1], text=""
     )
     latent = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("models", 0), width=64, height=64, batch_size=4)
     drawn = sample(
@@ -101,7 +101,7 @@ def interpolation_shapes() -> Example:
     )  # fmt: skip
     models = example.node("GuidanceLab_ShapesDemoModels", at=("models", 0))
     texts = [
-        example.node("CLIPTextEncode", title, at=("models", 1), clip=models[1], text=text)
+        example.node("CLIPTextEncode", title, at=("models", 0), clip=models[1], text=text)
         for title, text in (("From", "a red house on white"), ("To", "a blue star on sand"))
     ]
     walk = example.node(
@@ -114,7 +114,7 @@ def interpolation_shapes() -> Example:
         "ImageScaleBy", "4 times larger", at=("with", 0), size=(300, 0), image=walk[1], upscale_method="nearest-exact",
         scale_by=4,
     )  # fmt: skip
-    show(example, ("compare", 0), larger[0], "Texts across, noises down", "shapes_galip", size=(820, 620))
+    show(example, ("compare", 0), larger[0], "Texts across, noises down", "shapes_galip", size=(640, 1080))
     example.card = {"whole": larger[0]}
     return example
 
@@ -135,10 +135,10 @@ def draft_shapes() -> Example:
     )  # fmt: skip
     models = example.node("GuidanceLab_ShapesDemoModels", at=("models", 0))
     text = example.node(
-        "CLIPTextEncode", "Text", at=("models", 1), clip=models[1], text="a yellow striped house on black"
+        "CLIPTextEncode", "Text", at=("models", 0), clip=models[1], text="a yellow striped house on black"
     )
     negative = example.node(
-        "CLIPTextEncode", "Negative (empty)", at=("models", 1), size=(270, 60), clip=models[1], text=""
+        "CLIPTextEncode", "Negative (empty)", at=("models", 0), size=(270, 60), clip=models[1], text=""
     )
     draft = example.node(
         "GuidanceLab_GALIPSampler", "Draft in one pass", at=("without", 0), galip=models[7], conditioning=text[0],
@@ -152,8 +152,8 @@ def draft_shapes() -> Example:
         sampler_name="euler",
         scheduler="normal", denoise=0.6,
     )  # fmt: skip
-    decoded = example.node("VAEDecode", at=("with", 2), size=(220, 0), samples=finished[0], vae=models[2])
-    larger = example.node("ImageScaleBy", "8 times larger", at=("with", 2), image=decoded[0], **ENLARGE)
+    decoded = example.node("VAEDecode", at=("with", 1), size=(220, 0), samples=finished[0], vae=models[2])
+    larger = example.node("ImageScaleBy", "8 times larger", at=("with", 1), image=decoded[0], **ENLARGE)
     compare(example, plain[0], larger[0], "shapes_galip_refined", "draft", "finished")
     return example
 
@@ -167,7 +167,6 @@ def text_official() -> Example:
             "*Lanczos*.", NOT_COUNTED, "*truncation* を 1 → 0.7 に。", GET,
         ),
         files=[GENERATOR, TEXT], needs="needs GALIP", groups=dict(TWO), columns=[["models"], ["with"], ["compare"]],
-        note_size=(590, 350),
     )  # fmt: skip
     galip, clip = _official(example)
     text = example.node(
@@ -186,8 +185,8 @@ def text_official() -> Example:
     larger = example.node(
         "ImageScaleBy", "Lanczos, 4 times larger", at=("with", 1), image=drawn[0], upscale_method="lanczos", scale_by=4
     )
-    show(example, ("compare", 0), drawn[0], "224×224, as drawn", size=(400, 400))
-    show(example, ("compare", 1), larger[0], "896×896", "galip", size=(400, 400))
+    show(example, ("compare", 0), drawn[0], "224×224, as drawn", size=(530, 590))
+    show(example, ("compare", 1), larger[0], "896×896", "galip", size=(530, 590))
     return example
 
 
@@ -199,7 +198,6 @@ def interpolation_official() -> Example:
             "node; other *seeds*.", NOT_COUNTED, "*steps* を 4 → 8、*seeds* を変える。", GET,
         ),
         files=[GENERATOR, TEXT], needs="needs GALIP", groups=dict(TWO), columns=[["models"], ["with"], ["compare"]],
-        note_size=(590, 350),
     )  # fmt: skip
     galip, clip = _official(example)
     texts = [
@@ -212,7 +210,7 @@ def interpolation_official() -> Example:
         text_path="lerp", noise_path="slerp", truncation=1.0, conditionings__conditioning0=texts[0][0],
         conditionings__conditioning1=texts[1][0],
     )  # fmt: skip
-    show(example, ("compare", 0), walk[1], "Texts across, noises down", size=(820, 620))
+    show(example, ("compare", 0), walk[1], "Texts across, noises down", size=(640, 1080))
     return example
 
 
@@ -225,7 +223,7 @@ def draft_official() -> Example:
             "*denoise* of *Finish* 0.6 → 0.3 → 0.8; another *seed* of the "
             "draft.", NOT_COUNTED, "*denoise* を 0.6 → 0.3 → 0.8 に。", [line(CHECKPOINT), *GET],
         ),
-        files=[GENERATOR, TEXT, CHECKPOINT], needs="needs GALIP and SD1.5", note_size=(590, 390),
+        files=[GENERATOR, TEXT, CHECKPOINT], needs="needs GALIP and SD1.5",
         groups={
             "models": ("1 models", "#3f789e"), "without": ("2 without: the draft", "#888888"),
             "with": ("3 with: finished", "#b06634"), "compare": ("4 compare", "#88AA88"),
@@ -252,7 +250,7 @@ def draft_official() -> Example:
     finished = sample(
         example, "Finish", ("with", 1), models[0], positive[0], negative[0], encoded[0], seed=0, cfg=6.0, denoise=0.6
     )
-    decoded = example.node("VAEDecode", at=("with", 2), size=(200, 0), samples=finished[0], vae=models[2])
+    decoded = example.node("VAEDecode", at=("with", 1), size=(200, 0), samples=finished[0], vae=models[2])
     compare(example, larger[0], decoded[0], "galip_refined", "draft", "finished")
     return example
 
@@ -265,7 +263,7 @@ def to_safetensors() -> Example:
             "*precision* fp16 → fp32; then take the new file in *GALIP Loader*.",
             "The picture is there to check that the file was read rightly.", "*precision* を fp16 → fp32 に。", GET,
         ),
-        files=[GENERATOR, TEXT], needs="needs GALIP", columns=[["models"], ["with"], ["compare"]], note_size=(590, 350),
+        files=[GENERATOR, TEXT], needs="needs GALIP", columns=[["models"], ["with"], ["compare"]],
         groups=TWO | {"with": ("2 save and draw", "#b06634")},
     )  # fmt: skip
     galip, clip = _official(example, "fp32")

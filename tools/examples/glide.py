@@ -15,7 +15,7 @@ ENLARGE = {"upscale_method": "nearest-exact"}
 def _example(name: str, what: str, attempt: str, ja: str, files: list[ModelFile], **more) -> Example:
     listed = "\n".join(["**What to get**", *map(line, files)])
     note = f"### {what}\n**Try:** {attempt}\n\n{NOT_COUNTED}\n\n{listed}\n\n**試す:** {ja}"
-    return Example(name, note, files=files, needs="needs GLIDE", **({"note_size": (600, 300)} | more))
+    return Example(name, note, files=files, needs="needs GLIDE", **({"note_at": ("below", "compare")} | more))
 
 
 def _model(example: Example, name: str, title: str, at: tuple[str, int]) -> Ref:
@@ -78,9 +78,9 @@ def text_to_image() -> Example:
         _model(example, "upsample", "Upsampler", ("models", 0)),
     )
     latent = _latent(example, ("models", 0))
-    positive = _text(example, "Prompt", ("models", 1), base, prompt)
-    negative = _text(example, "Negative (empty)", ("models", 1), base, "", 60)
-    again = _text(example, "Prompt for the upsampler", ("models", 1), upsampler, prompt)
+    positive = _text(example, "Prompt", ("models", 0), base, prompt)
+    negative = _text(example, "Negative (empty)", ("models", 0), base, "", 60)
+    again = _text(example, "Prompt for the upsampler", ("models", 0), upsampler, prompt)
     small = _run(
         example, "64 pixels", ("without", 1), base[0], positive[0], negative[0],
         _sampler(example, ("without", 0), "ancestral")[0], _steps(example, ("without", 0), base, "100", "Steps")[0],
@@ -94,13 +94,13 @@ def text_to_image() -> Example:
         temperature=0.997,
     )  # fmt: skip
     large = _run(
-        example, "256 pixels", ("with", 2), upsampler[0], upsample[0], upsample[0],
-        _sampler(example, ("with", 1), "ddim")[0], _steps(example, ("with", 1), upsampler, "fast27", "Steps")[0],
+        example, "256 pixels", ("with", 1), upsampler[0], upsample[0], upsample[0],
+        _sampler(example, ("with", 0), "ddim")[0], _steps(example, ("with", 0), upsampler, "fast27", "Steps")[0],
         upsample[1],
         2, 1.0,
     )  # fmt: skip
-    _, finished = _picture(example, ("with", 3), large, upsampler, 2)
-    compare(example, plain[0], finished[0], "glide", "64 pixels", "256 pixels")
+    _, finished = _picture(example, ("with", 1), large, upsampler, 2)
+    compare(example, plain[0], finished[0], "glide", "64 pixels", "256 pixels", side=420, height=350)
     return example
 
 
@@ -112,9 +112,9 @@ def own_clip() -> Example:
         [FILES["base"], *NOISED_CLIP],
     )  # fmt: skip
     base, latent = _model(example, "base", "Base", ("models", 0)), _latent(example, ("models", 0))
-    positive = _text(example, "Prompt", ("models", 1), base, prompt)
+    positive = _text(example, "Prompt", ("models", 0), base, prompt)
     sampler = _sampler(example, ("models", 0), "ancestral")
-    steps = _steps(example, ("models", 1), base, "100", "Steps", 270)
+    steps = _steps(example, ("models", 0), base, "100", "Steps", 270)
     objective = example.node(
         "GuidanceLab_ObjectiveNoisedCLIP", at=("with", 0), size=(280, 210), image_encoder="clip_image_enc.pt",
         text_encoder="clip_text_enc.pt", text=prompt, weight=1.0, looks_at="sample",
@@ -129,8 +129,8 @@ def own_clip() -> Example:
     plain = _run(example, "Without", ("without", 0), base[0], *both)
     steered = _run(example, "With", ("with", 2), guided[0], *both)
     _, before = _picture(example, ("without", 1), plain, base, 8)
-    _, after = _picture(example, ("with", 3), steered, base, 8)
-    compare(example, before[0], after[0], "glide_clip")
+    _, after = _picture(example, ("with", 2), steered, base, 8)
+    compare(example, before[0], after[0], "glide_clip", side=420, height=350)
     return example
 
 
@@ -185,7 +185,7 @@ def inpainting() -> Example:
             "with": ("3 with: a part anew, 64 pixels", "#b06634"), "large": ("4 the same at 256 pixels", "#a1309b"),
             "compare": ("5 compare", "#88AA88"),
         },
-        columns=[["models"], ["without", "with", "large"], ["compare"]], note_below="compare",
+        columns=[["models"], ["without", "with", "large"], ["compare"]],
     )  # fmt: skip
     base = _model(example, "base", "Base", ("models", 0))
     inpainter = _model(example, "base_inpaint", "Inpainting", ("models", 0))
@@ -208,7 +208,7 @@ def inpainting() -> Example:
     mask = _mask(example, ("with", 0), nothing, 16, 0, 32, 24)
     inpaint, changed = _edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2)
     small = example.node("VAEDecode", at=("with", 3), size=(220, 0), samples=changed[0], vae=inpainter[2])
-    show(example, ("with", 3), small[0], "64 pixels", size=(220, 180))
+    show(example, ("with", 3), small[0], "64 pixels", size=(220, 210))
     again = _text(example, "Prompt", ("large", 0), upsampler, text)
     source = example.node(
         "ImageScale", "The picture at 256", at=("large", 0), size=(270, 0), image=picture[0],
@@ -227,7 +227,7 @@ def inpainting() -> Example:
     )  # fmt: skip
     large = _run(example, "Draw", ("large", 2), upsampler[0], both[0], both[0], draw[0][0], fast[0], both[2], 3, 1.0)
     _, after = _picture(example, ("large", 3), large, upsampler, 2)
-    compare(example, before[0], after[0], "glide_inpaint", "before", "after")
+    compare(example, before[0], after[0], "glide_inpaint", "before", "after", side=266)
     return example
 
 
@@ -243,7 +243,7 @@ def editing() -> Example:
             "edit0": ("3 with a painting", "#b06634"), "edit1": ("4 and a table", "#b06634"),
             "compare": ("5 compare", "#88AA88"),
         },
-        columns=[["models"], ["without", "edit0", "edit1"], ["compare"]], note_below="compare",
+        columns=[["models"], ["without", "edit0", "edit1"], ["compare"]],
     )  # fmt: skip
     base = _model(example, "base", "Base", ("models", 0))
     inpainter = _model(example, "base_inpaint", "Inpainting", ("models", 0))
@@ -267,7 +267,7 @@ def editing() -> Example:
         image, after = _picture(example, (group, 3), changed, inpainter, 8)
         if i == 0:
             show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
-    compare(example, before[0], after[0], "glide_edits", "the empty room", "all edits")
+    compare(example, before[0], after[0], "glide_edits", "the empty room", "all edits", side=266)
     return example
 
 

@@ -2,7 +2,7 @@
 
 from tools.examples.evidence import share
 from tools.examples.parts import compare, picture, sample, shapes, show, twins
-from tools.examples.plan import BELOW, Example, Ref
+from tools.examples.plan import Example, Ref
 
 THREE = {
     "models": ("1 models", "#3f789e"),
@@ -51,7 +51,7 @@ def per_block_conditioning() -> Example:
     start = shapes(example, "a blue ball on sand")
     models = start["models"]
     other = example.node(
-        "CLIPTextEncode", "Prompt A", at=("models", 1), size=(270, 70), clip=models[1], text="a yellow house on white"
+        "CLIPTextEncode", "Prompt A", at=("models", 0), size=(270, 70), clip=models[1], text="a yellow house on white"
     )
     layers = example.node(
         "GuidanceLab_PerBlockConditioning", "Background from the base, thing from A", at=("with", 0), model=models[0],
@@ -78,7 +78,6 @@ def train_xti() -> Example:
             "compare": ("5 compare", "#88AA88"),
         },
         columns=[["models"], ["learn"], ["without", "with"], ["compare"]],
-        note_below="with",
     )  # fmt: skip
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
@@ -119,11 +118,11 @@ def _use_the_word(example: Example, start: dict[str, Ref], few: Ref, trained: Re
     shared = (start["negative"][0], few[0])
     plain = sample(example, "Without", ("without", 1), models[0], began[0], *shared, seed=5, cfg=2.0)
     guided = sample(example, "With", ("with", 1), word[0], word[1], *shared, seed=5, cfg=2.0)
-    before = picture(example, ("without", 2), plain[0], models[2])
-    after = picture(example, ("with", 2), guided[0], models[2])
-    compare(example, before[0], after[0], save, "cube", "the new word", height=330)
+    before = picture(example, ("without", 0), plain[0], models[2])
+    after = picture(example, ("with", 1), guided[0], models[2])
+    compare(example, before[0], after[0], save, "cube", "the new word", side=370)
     example.node(
-        "GuidanceLab_XTIInfo", "What the word is like in each layer", at=("compare", BELOW), size=(420, 440),
+        "GuidanceLab_XTIInfo", "What the word is like in each layer", at=("compare", 1), size=(388, 600),
         xti=trained[0], clip=models[1], words=5,
     )  # fmt: skip
 
@@ -145,11 +144,12 @@ def train_from_photos() -> Example:
             "compare": ("5 compare", "#88AA88"),
         },
         columns=[["models"], ["learn"], ["without", "with"], ["compare"]],
-        note_below="with",
     )  # fmt: skip
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
     example.prompt[start["latent"].id]["inputs"]["width"] = 96
+    for key in ("prompt", "negative"):
+        example.places[start[key].id].column = 1
     example.prompt[start["latent"].id]["_meta"]["title"] = "96×64, 6 pictures"
     few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("models", 0), width=64, height=64, batch_size=4)
     drawn = sample(
@@ -187,13 +187,14 @@ def style_mix() -> Example:
             "models": ("1 models and words", "#3f789e"), "without": ("2 without: the two words", "#888888"),
             "with": ("3 with: mixed", "#b06634"), "compare": ("4 compare", "#88AA88"),
         },
+        note_at=("below", "compare"),
     )  # fmt: skip
     start = shapes(example, "", pictures=1, positive=False)
     models = start["models"]
     words = {}
     for key, title, file in (("car", "A learned car", "shapes_car"), ("star", "A learned star", "shapes_star")):
         words[key] = example.node(
-            "GuidanceLab_XTILoader", title, at=("models", 1), size=(270, 0), file=f"{file}.safetensors", strength=1.0,
+            "GuidanceLab_XTILoader", title, at=("models", 0), size=(270, 0), file=f"{file}.safetensors", strength=1.0,
             token="", common_token_first=False,
         )  # fmt: skip
     mixed = example.node(
@@ -203,22 +204,20 @@ def style_mix() -> Example:
     text = "a xti:A on white"
     settings = {"seed": 2, "cfg": 2.0}
     shown = {}
-    for key, group, xti, column in (
-        ("car", "without", words["car"], 0), ("star", "without", words["star"], 0), ("mix", "with", mixed, 1),
+    for key, group, xti in (
+        ("car", "without", words["car"]), ("star", "without", words["star"]), ("mix", "with", mixed),
     ):  # fmt: skip
-        size = (290, 0)
         word = example.node(
-            "GuidanceLab_XTIPrompt", f"Prompt: the {key}", at=(group, column if group == "with" else 0), size=size,
+            "GuidanceLab_XTIPrompt", f"Prompt: the {key}", at=(group, int(key == "mix")), size=(290, 0),
             model=models[0], clip=models[1], text=text, tokens="", xtis__A=xti[0],
         )  # fmt: skip
         drawn = sample(
-            example, f"Draws the {key}", (group, column + 1 if group == "with" else 1), word[0], word[1],
-            start["negative"][0], start["latent"][0], **settings,
+            example, f"Draws the {key}", (group, 1), word[0], word[1], start["negative"][0], start["latent"][0],
+            **settings,
         )  # fmt: skip
-        at = (group, column + 2 if group == "with" else 2)
-        shown[key] = picture(example, at, drawn[0], models[2])
-    show(example, ("models", 1), shown["star"][0], "The star", size=(270, 300))
-    compare(example, shown["car"][0], shown["mix"][0], "xti_mix", "the car", "the mix")
+        shown[key] = picture(example, (group, 2), drawn[0], models[2])
+    compare(example, shown["car"][0], shown["mix"][0], "xti_mix", "the car", "the mix", side=420, height=350)
+    show(example, ("compare", 1), shown["star"][0], "the star", size=(400, 350))
     return example
 
 

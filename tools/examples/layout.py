@@ -1,5 +1,8 @@
 """Places the nodes of an example: columns of nodes make a group, columns of groups make the picture."""
 
+import math
+import re
+import unicodedata
 from dataclasses import dataclass
 
 from tools.examples.plan import BELOW, GROWS, LITTLE, Example
@@ -9,6 +12,7 @@ GAP_X, GAP_Y = 54, 36  # between columns of nodes (links run there), between nod
 PAD, HEAD = 22, 44  # inside a group: at its sides, and for its title
 GROUP_GAP = 44  # between groups; the links' lanes
 NOTE = "note"
+LETTER, LINE, PARAGRAPH = 6.6, 18, 10  # of its text: width and height, and what is free after a paragraph
 
 
 @dataclass
@@ -53,19 +57,32 @@ def place(example: Example, sizes: dict[str, tuple[float, float]], grows: dict[s
     for column in example.columns:
         y, width = 0.0, 0.0
         for key in column:
+            above, below = (example.note_at == (side, key) for side in ("above", "below"))
             box = _group(example, key, sizes, grows, x, y, nodes)
+            if above:
+                nodes[NOTE] = _note(example.note, x, y, box.width)
+                box = _group(example, key, sizes, grows, x, nodes[NOTE].bottom + GROUP_GAP, nodes)
             groups[key] = box
             y, width = box.bottom + GROUP_GAP, max(width, box.width)
-            if example.note_below == key:
-                note = example.note_size
-                nodes[NOTE] = Box(x, y, max(note[0], 0), note[1] + TITLE)
-                y, width = nodes[NOTE].bottom + GROUP_GAP, max(width, note[0])
+            if below:
+                nodes[NOTE] = _note(example.note, x, y, box.width)
+                y = nodes[NOTE].bottom + GROUP_GAP
         x += width + GROUP_GAP
     for column in example.columns:  # groups of a column are equally wide
         right = max(groups[key].right for key in column)
         for key in column:
             groups[key].width = right - groups[key].x
     return Layout(nodes, groups)
+
+
+def _note(text: str, x: float, y: float, width: float) -> Box:
+    """As tall as its text needs in the renderer that writes it larger."""
+    lines, gaps = 0, 0
+    for line in filter(None, re.sub(r"\]\([^)]*\)", "]", text).splitlines()):
+        letters = sum(2 if unicodedata.east_asian_width(letter) == "W" else 1 for letter in line)
+        lines += math.ceil(letters / ((width - 30) / LETTER))
+        gaps += not line.startswith("- ")
+    return Box(x, y, width, TITLE + 24 + LINE * lines + PARAGRAPH * gaps)
 
 
 def _group(example: Example, key: str, sizes: dict, grows: dict, x: float, y: float, nodes: dict[str, Box]) -> Box:

@@ -1,9 +1,11 @@
 """What the examples share: the Shapes models with their prompts, a branch from sampler to picture, the comparison."""
 
-from tools.examples.plan import BELOW, Example, Ref
+from tools.examples.plan import Example, Ref
 
 NEAREST = "nearest-exact"
 SCALE = 8  # 64 pixels to 512
+SIDE = 512  # of a result on the canvas, in units
+FRAME = (18, 84)  # what a node that shows pictures needs beside and above them
 
 
 def shapes(example: Example, prompt: str, pictures: int = 4, positive: bool = True) -> dict[str, Ref]:
@@ -11,9 +13,9 @@ def shapes(example: Example, prompt: str, pictures: int = 4, positive: bool = Tr
     models = example.node("GuidanceLab_ShapesDemoModels", at=("models", 0))
     found = {"models": models}
     if positive:
-        found["prompt"] = example.node("CLIPTextEncode", "Prompt", at=("models", 1), clip=models[1], text=prompt)
+        found["prompt"] = example.node("CLIPTextEncode", "Prompt", at=("models", 0), clip=models[1], text=prompt)
     found["negative"] = example.node(
-        "CLIPTextEncode", "Negative (empty)", at=("models", 1), size=(270, 60), clip=models[1], text=""
+        "CLIPTextEncode", "Negative (empty)", at=("models", 0), size=(270, 60), clip=models[1], text=""
     )
     found["latent"] = example.node(
         "EmptyLatentImage", "64×64" + (f", {pictures} pictures" if pictures > 1 else ""), at=("models", 0),
@@ -62,15 +64,18 @@ def compare(
     save: str,
     left: str = "without",
     right: str = "with",
-    height: int = 430,
-    group: str = "compare",
+    side: int = SIDE,
+    height: int = 400,
 ) -> None:
-    """Both pictures side by side, and core's Compare Images below. They are also those of the card."""
+    """Both pictures side by side, `side` units large, and core's Compare Images, which shows them in Nodes 2.0 only,
+    below the first. They are also those of the card.
+    """
     example.card, example.card_labels = {"before": without, "after": with_}, (left, right)
-    show(example, (group, 0), without, left)
-    show(example, (group, 1), with_, right, save)
+    size = (side + FRAME[0], side + FRAME[1])
+    show(example, ("compare", 0), without, left, size=size)
+    show(example, ("compare", 1), with_, right, save, size=size)
     title = f"Compare Images: left {left}, right {right}"
-    example.node("ImageCompare", title, at=(group, BELOW), size=(420, height), image_a=without, image_b=with_)
+    example.node("ImageCompare", title, at=("compare", 0), size=(size[0], height), image_a=without, image_b=with_)
 
 
 def twins(example: Example, start: dict[str, Ref], model, save: str, positive=None, **settings) -> None:
@@ -81,12 +86,12 @@ def twins(example: Example, start: dict[str, Ref], model, save: str, positive=No
     models = start["models"]
     vae = settings.pop("vae", models[2])
     labels = settings.pop("labels", ("without", "with"))
-    scale = settings.pop("scale", SCALE)
+    scale, side = settings.pop("scale", SCALE), settings.pop("side", SIDE)
     shared = (start["negative"][0], start["latent"][0])
     plain = sample(
         example, "Without", ("without", 0), settings.pop("plain", models[0]), start["prompt"][0], *shared, **settings
     )
     guided = sample(example, "With", ("with", first), model[0], positive or start["prompt"][0], *shared, **settings)
     before = picture(example, ("without", 1), plain[0], vae, scale)
-    after = picture(example, ("with", first + 1), guided[0], vae, scale)
-    compare(example, before[0], after[0], save, *labels)
+    after = picture(example, ("with", first), guided[0], vae, scale)
+    compare(example, before[0], after[0], save, *labels, side=side)

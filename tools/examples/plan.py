@@ -1,5 +1,6 @@
 """What an example workflow is before it is placed: nodes in groups and columns, a note, the files it needs."""
 
+import re
 from dataclasses import dataclass, field
 
 GROUPS = {  # key → title and colour; the colours are those of the canvas's own menu
@@ -12,7 +13,7 @@ GROUPS = {  # key → title and colour; the colours are those of the canvas's ow
 SIZES = {
     "CLIPTextEncode": (270, 100), "EmptyLatentImage": (210, 0), "GuidanceLab_ShapesDemoModels": (210, 0),
     "KSampler": (270, 0), "VAEDecode": (200, 0), "ImageScaleBy": (220, 0), "SaveImage": (284, 330),
-    "PreviewImage": (284, 330), "ImageCompare": (420, 470), "GuidanceLab_GuidanceTracePlot": (430, 460),
+    "PreviewImage": (284, 330), "ImageCompare": (420, 400), "GuidanceLab_GuidanceTracePlot": (430, 460),
     "GuidanceLab_PerBlockPrompt": (400, 560), "GuidanceLab_PerBlockConditioning": (400, 560),
     "CheckpointLoaderSimple": (290, 0), "GuidanceLab_XTIInfo": (340, 200),
 }  # fmt: skip
@@ -22,8 +23,8 @@ LITTLE = dict.fromkeys(  # always: a line of text after a run, a long file name 
     ("GuidanceLab_GuidanceTrace", "GuidanceLab_CLIPScorerLoader", "GuidanceLab_GLIDELoader", "GuidanceLab_GALIPCLIP",
      "GuidanceLab_GALIPLoader", "GuidanceLab_CaptionerLoader", "CheckpointLoaderSimple"), 44,
 )  # fmt: skip
-LITTLE["GuidanceLab_CLIPScorerLoader"] = 110
-GROWS = {"GuidanceLab_CLIPGuidance": 370, "GuidanceLab_UPaintingCLIPGuider": 370}
+LITTLE |= {"GuidanceLab_CLIPScorerLoader": 86, "GuidanceLab_ObjectiveAesthetic": 24}
+GROWS = {"GuidanceLab_CLIPGuidance": 415, "GuidanceLab_UPaintingCLIPGuider": 415, "GuidanceLab_XTITrain": 440}
 BELOW = 99  # the column of what stands below all columns of its group, as wide as they
 
 
@@ -77,12 +78,14 @@ class Example:
     groups: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(GROUPS))
     files: list[ModelFile] = field(default_factory=list)
     needs: str = ""
-    note_size: tuple[int, int] = (550, 250)
-    note_below: str = "models"
+    note_at: tuple[str, str] = ("above", "models")  # above or below which group; as wide as that column, if it can
     prompt: dict[str, dict] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     card: dict[str, list] = field(default_factory=dict)
     card_labels: tuple[str, str] = ("without", "with")
+
+    def __post_init__(self):
+        self.note = re.sub("`([^`]+)`", r"**\1**", self.note)  # Nodes 2.0 draws code in a note in blue on its brown
 
     def node(
         self, class_type: str, title: str = "", /, *, at: tuple[str, int], size: tuple[int, int] | None = None, **inputs

@@ -43,9 +43,9 @@ def start(example: Example, prompt: str, negative: str) -> dict[str, Ref]:
     models = example.node("CheckpointLoaderSimple", at=("models", 0), size=(270, 0), ckpt_name=CHECKPOINT.name)
     return {
         "models": models,
-        "prompt": example.node("CLIPTextEncode", "Prompt", at=("models", 1), clip=models[1], text=prompt),
+        "prompt": example.node("CLIPTextEncode", "Prompt", at=("models", 0), clip=models[1], text=prompt),
         "negative": example.node(
-            "CLIPTextEncode", "Negative", at=("models", 1), size=(270, 60), clip=models[1], text=negative
+            "CLIPTextEncode", "Negative", at=("models", 0), size=(270, 60), clip=models[1], text=negative
         ),
         "latent": example.node("EmptyLatentImage", "512×512", at=("models", 0), width=512, height=512, batch_size=1),
     }
@@ -53,9 +53,7 @@ def start(example: Example, prompt: str, negative: str) -> dict[str, Ref]:
 
 def _example(name: str, what: str, attempt: str, ja: str, files: list[ModelFile], listed: list[str]) -> Example:
     note = f"### {what}\n**Try:** {attempt}\n\n{NOT_COUNTED}\n\n" + "\n".join(["**What to get**", *listed])
-    return Example(
-        name, f"{note}\n\n**試す:** {ja}", files=[CHECKPOINT, *files], needs="needs SD1.5", note_size=(590, 350)
-    )
+    return Example(name, f"{note}\n\n**試す:** {ja}", files=[CHECKPOINT, *files], needs="needs SD1.5")
 
 
 def line(file: ModelFile) -> str:
@@ -258,7 +256,7 @@ def aesthetic() -> Example:
         weight=0.05,
     )  # fmt: skip
     both = example.node(
-        "GuidanceLab_ObjectiveCombine", at=("with", 1), size=(270, 0), weights="", objectives__objective0=said[0],
+        "GuidanceLab_ObjectiveCombine", at=("with", 0), size=(270, 0), weights="", objectives__objective0=said[0],
         objectives__objective1=rated[0],
     )  # fmt: skip
     draw(example, begin, guidance(example, begin, both, "vae_crop", 2), "aesthetic", first=2)

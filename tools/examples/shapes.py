@@ -2,7 +2,7 @@
 
 from tools.examples.evidence import share
 from tools.examples.parts import compare, picture, sample, shapes, show, twins
-from tools.examples.plan import BELOW, GROUPS, Example
+from tools.examples.plan import GROUPS, Example
 
 SAME = "Both start from the same noise. In Nodes 2.0, slide over **Compare Images**."
 SAME_JA = "左右は同じノイズから始まります。"
@@ -88,15 +88,13 @@ def _traced_twins(example: Example, start, traced, title, plain_title, save, **s
     plain = sample(example, plain_title, ("without", 0), models[0], *shared, **settings)
     guided = sample(example, title, ("with", 1), traced[0], *shared, **settings)
     before = picture(example, ("without", 1), plain[0], models[2])
-    after = picture(example, ("with", 2), guided[0], models[2])
-    compare(example, before[0], after[0], save, plain_title, "with", height=210)
+    after = picture(example, ("with", 1), guided[0], models[2])
+    compare(example, before[0], after[0], save, plain_title, "with")
     _plot(example, traced, guided)
 
 
 def _plot(example: Example, traced, sampled) -> None:
-    example.node(
-        "GuidanceLab_GuidanceTracePlot", at=("compare", BELOW), size=(430, 530), trace=traced[1], after=sampled[0]
-    )
+    example.node("GuidanceLab_GuidanceTracePlot", at=("compare", 1), size=(430, 530), trace=traced[1], after=sampled[0])
 
 
 CLIP_TRY = "**Try:** *strength* 0.5 → 0.1 → 1 → −0.5 (the wrong way); *gradient* x0 → through model."
@@ -137,8 +135,8 @@ def clip_trace() -> Example:
     plain = sample(example, "Without", ("without", 0), models[0], *shared, **models_settings)
     sampled = sample(example, "With", ("with", 2), trace[0], *shared, **models_settings)
     before = picture(example, ("without", 1), plain[0], models[2])
-    after = picture(example, ("with", 3), sampled[0], models[2])
-    compare(example, before[0], after[0], "clip_guidance", height=210)
+    after = picture(example, ("with", 2), sampled[0], models[2])
+    compare(example, before[0], after[0], "clip_guidance")
     _plot(example, trace, sampled)
     return example
 
@@ -149,8 +147,7 @@ def clip_text_and_picture() -> Example:
         "CLIP guidance by text and picture (Shapes)",
         columns=[["models", "reference"], ["without", "with"], ["compare"]],
         groups=GROUPS | {"reference": ("a picture to refer to", "#a1309b")},
-        note_below="reference",
-        note_size=(550, 210),
+        note_at=("below", "reference"),
         note=(
         "### Two objectives at once: a text and a reference picture\n"
         "**Try:** *weight* of *CLIP Image* 0.5 → 2: colours of the reference come in; 0: the text alone. Or put your "
@@ -159,6 +156,8 @@ def clip_text_and_picture() -> Example:
         + "\n\n**試す:** *CLIP Image* の *weight* を 0.5 → 2(参照画像の色が入る)→ 0(テキストだけ)に。"),
     )  # fmt: skip
     start = shapes(example, prompt, pictures=1)
+    for key in ("prompt", "negative"):
+        example.places[start[key].id].column = 1
     models = start["models"]
     other = example.node(
         "CLIPTextEncode", "Prompt of the reference", at=("models", 1), size=(270, 70), clip=models[1],
@@ -169,7 +168,7 @@ def clip_text_and_picture() -> Example:
         seed=3, cfg=3.0, sampler_name="euler", scheduler="normal",
     )  # fmt: skip
     reference = example.node("VAEDecode", at=("reference", 1), size=(220, 0), samples=drawn[0], vae=models[2])
-    show(example, ("reference", 1), reference[0], "The reference", size=(220, 230))
+    show(example, ("reference", 1), reference[0], "The reference", size=(220, 262))
     text = example.node(
         "GuidanceLab_ObjectiveCLIPText", at=("with", 0), size=(270, 160), scorer=models[5], text=prompt, weight=1.0,
         similarity="cosine",
@@ -187,7 +186,7 @@ def clip_text_and_picture() -> Example:
         "GuidanceLab_CLIPGuidance", at=("with", 1), size=(270, 0), model=models[0], objective=both[0],
         decoder__vae=models[2], **CLIP_SETTINGS,
     )  # fmt: skip
-    twins(example, start, guided, "clip_guidance", first=2, seed=7, steps=16)
+    twins(example, start, guided, "clip_guidance", first=2, seed=7, steps=16, side=400)
     return example
 
 
@@ -200,7 +199,7 @@ def upainting() -> Example:
     )  # fmt: skip
     start = shapes(example, prompt)
     models = start["models"]
-    noise = example.node("RandomNoise", "Noise of both", at=("models", 0), size=(210, 0), noise_seed=7)
+    noise = example.node("RandomNoise", "Noise of both", at=("models", 1), size=(210, 0), noise_seed=7)
     sampler = example.node("KSamplerSelect", "Sampler of both", at=("models", 1), size=(270, 0), sampler_name="euler")
     steps = example.node(
         "BasicScheduler", "Steps of both", at=("models", 1), size=(270, 0), model=models[0], scheduler="normal",
@@ -222,8 +221,8 @@ def upainting() -> Example:
     before = example.node("SamplerCustomAdvanced", at=("without", 1), size=(230, 0), guider=plain[0], **both)
     after = example.node("SamplerCustomAdvanced", at=("with", 2), size=(230, 0), guider=guider[0], **both)
     first = picture(example, ("without", 2), before[0], models[2])
-    second = picture(example, ("with", 3), after[0], models[2])
-    compare(example, first[0], second[0], "upainting")
+    second = picture(example, ("with", 2), after[0], models[2])
+    compare(example, first[0], second[0], "upainting", side=420)
     return example
 
 
@@ -308,11 +307,12 @@ def guidance_compare() -> Example:
         for weight in (1.5, 3.0)
     ]  # fmt: skip
     compared = example.node(
-        "GuidanceLab_GuidanceCompare", at=("compare", 0), size=(660, 820), seed=1, steps=12, cfg=2.0,
+        "GuidanceLab_GuidanceCompare", at=("compare", 0), size=(400, 800), seed=1, steps=12, cfg=2.0,
         sampler_name="dpmpp_2m", scheduler="karras", denoise=1.0, labels="CFG 2 alone",
         latent_image=start["latent"][0], vae=models[2], positive=start["prompt"][0], negative=start["negative"][0],
         models__model1=models[0], models__model2=pairs[0][0], models__model3=pairs[1][0],
     )  # fmt: skip
+    show(example, ("compare", 1), compared[1], "the labelled sheet", size=(1000, 800))
     example.card = {"whole": compared[1]}
     return example
 
