@@ -148,10 +148,9 @@ def train_from_photos() -> Example:
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
     example.prompt[start["latent"].id]["inputs"]["width"] = 96
-    for key in ("prompt", "negative"):
-        example.places[start[key].id].column = 1
+    example.places[start["negative"].id].column = 1
     example.prompt[start["latent"].id]["_meta"]["title"] = "96×64, 6 pictures"
-    few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("models", 0), width=64, height=64, batch_size=4)
+    few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("with", 0), width=64, height=64, batch_size=4)
     drawn = sample(
         example, "Draws what to learn from", ("models", 1), models[0], start["prompt"][0], start["negative"][0],
         start["latent"][0], seed=3, cfg=2.0,
