@@ -44,7 +44,15 @@ MEASURE = """async sizes => {
       outputs: node.outputs.map((_, i) => at(node.getOutputPos(i))),
     }];
   };
-  return Object.fromEntries(app.graph.nodes.map(read));
+  const readAll = () => Object.fromEntries(app.graph.nodes.map(read));
+  // Until nothing grows any more: a busy machine takes longer to draw.
+  for (let before = null, tries = 0; tries < 25; tries++) {
+    const now = JSON.stringify(readAll());
+    if (now === before) break;
+    before = now;
+    await pause();
+  }
+  return readAll();
 }"""
 FIX_SEEDS = """() => app.graph.nodes.flatMap(node => node.widgets ?? [])
   .filter(widget => widget.name === "control_after_generate").forEach(widget => { widget.value = "fixed"; })"""

@@ -78,6 +78,7 @@ def train_xti() -> Example:
             "compare": ("5 compare", "#88AA88"),
         },
         columns=[["models"], ["learn"], ["without", "with"], ["compare"]],
+        note_at=("below", "models"),
     )  # fmt: skip
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
