@@ -118,12 +118,10 @@ def serve(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace, rest: list[str]) -> int:
     host = find_host(options.comfyui)
-    if not has_packages(
-        host.python, "pytest", "xdist", "pytest_rerunfailures", "hypothesis", "comfy_cli", "playwright"
-    ):
+    if not has_packages(host.python, "pytest", "xdist", "hypothesis", "comfy_cli", "playwright"):
         raise DevError(
             f"this host lacks test tools; "
-            f"`{host.python} -m pip install pytest pytest-xdist pytest-rerunfailures hypothesis comfy-cli playwright`."
+            f"`{host.python} -m pip install pytest pytest-xdist hypothesis comfy-cli playwright`."
         )
     layer = rest.pop(0) if rest and rest[0] in LAYERS else ""
     tests = ROOT / "tests"

@@ -44,9 +44,7 @@ RELEASES = {
 DEFAULT_VERSION = "0.30.0"
 # `===` because `==2.11.0` would also accept a `2.11.0+cpu` wheel, which breaks torchvision and with it open_clip.
 TORCH = ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0")
-DEV_TOOLS = (
-    "pytest", "pytest-xdist", "pytest-rerunfailures", "hypothesis", "mypy", "ruff", "playwright", "comfy-cli",
-)  # fmt: skip
+DEV_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "playwright", "comfy-cli")
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,6 @@ RENDERERS = ("classic", "nodes2")
 LAN_NAME = "studio.lan"  # the browser takes it for this machine: a page from another machine's name, over plain HTTP
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A busy build machine now and then leaves a page waiting longer than a test does: there, and only in this layer,
-    a failed test has a second try. The run prints it as `rerun`, and whoever reads that looks for the cause.
-    """
-    for item in items:
-        if os.environ.get("CI") and Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.flaky(reruns=1))
-
-
 @pytest.fixture(scope="package")
 def browser():
     if find_chromium() is None:
