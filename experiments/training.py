@@ -31,7 +31,7 @@ def initialize(module: torch.nn.Module, seed: int) -> None:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.05) -> float:
-    """Linear warm-up to `peak`, then a cosine down to `floor`·peak."""
+    """Linear warm-up to `peak`, then a cosine down to `floor`·peak; `step` and `steps` may count samples as well."""
     if step < warmup:
         return peak * (step + 1) / warmup
     t = (step - warmup) / max(1, steps - warmup)

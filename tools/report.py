@@ -40,6 +40,15 @@ def write_report(
     return report
 
 
+def print_report(ratios: dict[str, float], rows: list[dict]) -> None:
+    """The same for a person: a line a row, then a line a ratio."""
+    for row in rows:
+        values = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+        print(", ".join(values))
+    for name, value in ratios.items():
+        print(f"{name}: {value:.3f}")
+
+
 def insert_tables(page: Path, text: str, script: str = "") -> None:
     """Replaces the tables of an evidence page and leaves its words alone; makes the page when there is none.
 

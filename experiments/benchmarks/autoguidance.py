@@ -211,7 +211,7 @@ def measure(layout: str, rounds: int, steps: int) -> tuple[dict[str, float], lis
 
 
 def main() -> None:
-    from tools.report import arguments, write_report
+    from tools.report import arguments, print_report, write_report
 
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="SD1.5 at full size also on the CPU (slow)")
@@ -237,14 +237,7 @@ def main() -> None:
         ratios.update(more_ratios)
         rows += more_rows
         management.unload_all_models()
-    for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
-    for name, value in ratios.items():
-        print(f"{name}: {value:.3f}")
+    print_report(ratios, rows)
     write_report(options.json, ratios, rows, device)
 
 

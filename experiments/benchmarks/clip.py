@@ -232,7 +232,7 @@ def measure(layout: str, ways: list, rounds: int, steps: int) -> tuple[dict[str,
 
 def main() -> None:
     sys.path.append(str(ROOT))
-    from tools.report import arguments, write_report
+    from tools.report import arguments, print_report, write_report
 
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="SD1.5 at full size also on the CPU (very slow)")
@@ -255,14 +255,7 @@ def main() -> None:
         ratios.update(more_ratios)
         rows += more_rows
         management.unload_all_models()
-    for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
-    for name, value in ratios.items():
-        print(f"{name}: {value:.3f}")
+    print_report(ratios, rows)
     write_report(options.json, ratios, rows, device)
 
 

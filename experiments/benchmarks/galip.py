@@ -161,7 +161,7 @@ def measure_diffusion(sides: dict[int, int]) -> list[dict]:
 
 def main() -> None:
     sys.path[len(sys.path) :] = [str(ROOT), str(ROOT / "tests")]
-    from tools.report import arguments, write_report
+    from tools.report import arguments, print_report, write_report
 
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -185,14 +185,7 @@ def main() -> None:
             rows.append(row)
             ratios[f"{row['way']} / nodes"] = row["seconds"] / nodes["seconds"]
             ratios[f"{row['way']} / nodes, processor time"] = row["cpu_seconds"] / nodes["cpu_seconds"]
-    for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
-    for name, value in ratios.items():
-        print(f"{name}: {value:.3f}")
+    print_report(ratios, rows)
     write_report(options.json, ratios, rows, device)
 
 

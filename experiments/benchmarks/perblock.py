@@ -117,7 +117,7 @@ def measure_encoding(rounds: int) -> tuple[dict[str, float], list[dict]]:
 
 
 def main() -> None:
-    from tools.report import arguments, write_report
+    from tools.report import arguments, print_report, write_report
 
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="SD1.5 at full size also on the CPU (slow)")
@@ -137,14 +137,7 @@ def main() -> None:
     more_ratios, more_rows = measure_encoding(rounds)
     ratios.update(more_ratios)
     rows += more_rows
-    for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
-    for name, value in ratios.items():
-        print(f"{name}: {value:.3f}")
+    print_report(ratios, rows)
     write_report(options.json, ratios, rows, device)
 
 

@@ -81,7 +81,7 @@ def seconds_per_step(train, steps: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    from tools.report import arguments, write_report
+    from tools.report import arguments, print_report, write_report
 
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -108,14 +108,7 @@ def main() -> None:
         for i, clock in enumerate(("", ", processor time")):
             pairs = zip(times["XTI"], times[name], strict=True)
             ratios[f"steps/s, XTI / {name}{clock}"] = statistics.median(other[i] / own[i] for own, other in pairs)
-    for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
-    for name, value in ratios.items():
-        print(f"{name}: {value:.3f}")
+    print_report(ratios, rows)
     write_report(options.json, ratios, rows, management.get_torch_device())
 
 

@@ -4,12 +4,13 @@ All 16 cross-attention layers are where SD1.5 has them and numbered as in SD1.5,
 schedule, an f8 VAE with 4 latent channels (16×16 latents), a causal text transformer with a start and an end token.
 """
 
-import comfy.clip_model
 import comfy.model_base
 import comfy.ops
 import comfy.supported_models
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
+
+from guidance_lab.shapes.models import TextTransformer
 
 from .words import MAX_TOKENS, vocabulary
 
@@ -49,37 +50,6 @@ def fewer_groups(module: torch.nn.Module) -> torch.nn.Module:
 def autoencoder() -> AutoencoderKL:
     """The untrained VAE: pictures [B, 3, 128, 128] in [-1, 1] ↔ latents [B, 4, 16, 16]."""
     return fewer_groups(AutoencoderKL(**VAE_CONFIG))
-
-
-class _Layer(comfy.clip_model.CLIPLayer):
-    """ComfyUI adds the residuals in place, which autograd cannot go back through; same numbers, out of place."""
-
-    def forward(self, x, mask=None, optimized_attention=None):
-        x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-        return x + self.mlp(self.layer_norm2(x))
-
-
-class TextTransformer(comfy.clip_model.CLIPTextModel):
-    """ComfyUI's CLIP text model with our small vocabulary (the host class fixes 49,408 rows)."""
-
-    def __init__(self, config, dtype, device, operations):
-        super().__init__(config, dtype, device, operations)
-        width = config["hidden_size"]
-        self.text_model.embeddings.token_embedding = operations.Embedding(
-            config["vocab_size"], width, dtype=dtype, device=device
-        )
-        self.text_model.encoder.layers = torch.nn.ModuleList(
-            _Layer(
-                width,
-                config["num_attention_heads"],
-                config["intermediate_size"],
-                config["hidden_act"],
-                dtype,
-                device,
-                operations,
-            )
-            for _ in range(config["num_hidden_layers"])
-        )
 
 
 def text_config() -> dict:

@@ -10,11 +10,13 @@ import json
 import numpy as np
 import torch
 
+from guidance_lab.experiments.training import initialize, learning_rate
+
 from .data import CHUNK, SCENES, scene
 from .models import WIDTH
 from .render import render
 from .train_clip import CHUNKS, Pictures, normalized
-from .training import RUNS, Run, autocast, initialize, learning_rate, options, prepare
+from .training import RUNS, Run, autocast, options, prepare
 from .words import MAX_TOKENS, tokens, vocabulary
 from .world import SIZE, Scene, parse
 

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from guidance_lab.experiments.training import initialize, learning_rate
+
 from .data import CHUNK, SCENES, pictures, scene
 from .latents import Latents
 from .models import WIDTH
 from .render import render
 from .train_diffusion import frozen_text
-from .training import RUNS, Run, autocast, initialize, learning_rate, options, prepare
+from .training import RUNS, Run, autocast, options, prepare
 from .words import loose_caption, tokens
 from .world import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, TEXTURES, Scene, Thing, hue_of
 

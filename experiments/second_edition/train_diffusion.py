@@ -14,12 +14,14 @@ import json
 import numpy as np
 import torch
 
+from guidance_lab.experiments.training import initialize, learning_rate
+
 from .data import CHUNK, SCENES, scene
 from .latents import Latents
 from .models import diffusion_model, text_encoder, unet_config
 from .read import judge, read
 from .sampling import contexts, sample
-from .training import Run, autocast, initialize, kept, learning_rate, options, prepare, trained, write_weights
+from .training import Run, autocast, kept, options, prepare, trained, write_weights
 from .words import loose_caption, tokens
 from .world import Scene, parse, random_scene
 

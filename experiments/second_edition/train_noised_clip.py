@@ -10,12 +10,14 @@ import math
 import torch
 import torch.nn.functional as F
 
+from guidance_lab.experiments.train.noised_clip import initialize_towers
+from guidance_lab.experiments.training import learning_rate
 from guidance_lab.guidance.glide import cosine_alpha_bars
 from guidance_lab.guidance.noised_clip import Encoder, ImageInput, NoisedCLIP, TextInput
 
 from .models import WIDTH
 from .train_clip import Pictures, batch, contrastive_loss, right_answers
-from .training import RUNS, Run, autocast, learning_rate, options, prepare
+from .training import RUNS, Run, autocast, options, prepare
 from .words import MAX_TOKENS, tokens, vocabulary
 
 IMAGE = {"width": 128, "depth": 4, "patch": 16}
@@ -30,17 +32,7 @@ def untrained() -> NoisedCLIP:
         Encoder(image, IMAGE["width"], IMAGE["depth"], WIDTH, causal=False),
         Encoder(text, TEXT["width"], TEXT["depth"], WIDTH, causal=True),
     )
-    generator = torch.Generator().manual_seed(8)
-    for name, p in model.named_parameters():
-        with torch.no_grad():
-            if name.rpartition(".")[2].startswith("w_"):
-                p.normal_(0, 0.02, generator=generator)
-            elif p.ndim > 1:
-                bound = 1 / math.sqrt(p[0].numel())
-                p.uniform_(-bound, bound, generator=generator)
-            else:
-                p.fill_(1.0 if name.endswith("weight") else 0.0)
-    return model
+    return initialize_towers(model)
 
 
 def noised(x: torch.Tensor, bar: float) -> torch.Tensor:

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from guidance_lab.experiments.training import initialize, learning_rate
+
 from .models import WIDTH, text_encoder
-from .training import Run, initialize, learning_rate, options, prepare
+from .training import Run, options, prepare
 from .words import loose_caption, tokens, vocabulary
 from .world import BACKGROUNDS, COLOURS, OBJECTS, PLURALS, RELATIONS, TEXTURES, Scene, random_scene
 

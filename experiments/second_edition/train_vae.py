@@ -12,9 +12,11 @@ import comfy.utils
 import numpy as np
 import torch
 
+from guidance_lab.experiments.training import initialize, learning_rate
+
 from .data import CHUNK, pictures, scene
 from .models import autoencoder
-from .training import Run, autocast, initialize, kept, learning_rate, options, prepare, trained
+from .training import Run, autocast, kept, options, prepare, trained
 from .world import SIZE
 
 CHUNKS = 10  # of the training set that the VAE sees

@@ -6,7 +6,6 @@ Runs lie in the folder `runs` beside this file, or in that of the environment va
 
 import argparse
 import json
-import math
 import os
 import signal
 import time
@@ -19,31 +18,6 @@ import torch
 CHECKPOINT = Path(__file__).resolve().parent / "checkpoint"
 RUNS = Path(os.environ.get("SHAPES_RUNS", Path(__file__).resolve().parent / "runs"))
 SAVE_SECONDS = 600.0
-
-
-def initialize(module: torch.nn.Module, seed: int) -> None:
-    """Fills a module whose host layers leave weights unset: fan-in uniform matrices, unit gains, zero biases, N(0,
-    0.02) embeddings."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, p in module.named_parameters():
-        p.requires_grad_(True)
-        with torch.no_grad():
-            if "embedding" in name:
-                p.normal_(0, 0.02, generator=generator)
-            elif p.ndim > 1:
-                bound = 1 / math.sqrt(p[0].numel())
-                p.uniform_(-bound, bound, generator=generator)
-            else:
-                p.fill_(1.0 if name.endswith("weight") else 0.0)
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.05) -> float:
-    """Linear warm-up to `peak`, then a cosine down to `floor`·peak. `step` and `steps` may count anything, samples
-    for one."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    t = (step - warmup) / max(1, steps - warmup)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, t))))
 
 
 def options(description: str, samples: int, batch: int) -> argparse.ArgumentParser:

@@ -30,6 +30,11 @@ def untrained() -> NoisedCLIP:
         Encoder(image, IMAGE["width"], IMAGE["depth"], WIDTH, causal=False),
         Encoder(text, TEXT["width"], TEXT["depth"], WIDTH, causal=True),
     )
+    return initialize_towers(model)
+
+
+def initialize_towers(model: NoisedCLIP) -> NoisedCLIP:
+    """Fills both towers in place: N(0, 0.02) tables, fan-in uniform matrices, unit gains, zero biases."""
     generator = torch.Generator().manual_seed(8)
     for name, p in model.named_parameters():
         with torch.no_grad():
