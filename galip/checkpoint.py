@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..weight_files import finite, read_tree, save_tensors, tensors_of, unwrapped
+from ..weight_files import check_tensors, read_tree, save_tensors, tensors_of, unwrapped
 from .dims import infer_dims
 from .generator import Generator
 
@@ -42,7 +42,7 @@ def load_generator(
         dims = infer_dims(tensors, sizes)
         with torch.device("meta"):
             generator = Generator(dims)
-        check_tensors(tensors, generator.state_dict())
+        check_tensors(tensors, generator.state_dict(), "GALIP generator")
     except ValueError as error:
         raise ValueError(f"cannot load {name}: {error}") from error
     generator.load_state_dict(
@@ -59,25 +59,6 @@ def select_generator(content: object) -> dict[str, torch.Tensor]:
         return tensors_of(unwrapped(content, ("model", "netG")))
     except ValueError as error:
         raise ValueError(f"this is not a GALIP generator: it {error}") from None
-
-
-def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError at the first difference in names or shapes, and at values that are not finite."""
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing:
-        raise ValueError(
-            f"{len(missing)} tensors of the generator are missing, first '{missing[0]}'; the file is incomplete"
-        )
-    if unexpected:
-        raise ValueError(f"{len(unexpected)} tensors do not belong to a GALIP generator, first '{unexpected[0]}'")
-    for key, tensor in tensors.items():
-        if tensor.shape != expected[key].shape:
-            raise ValueError(
-                f"'{key}' has shape {list(tensor.shape)}, but the other sizes of this generator ask for "
-                f"{list(expected[key].shape)}"
-            )
-        if not finite(tensor):
-            raise ValueError(f"'{key}' contains values that are not finite (NaN or infinity); the checkpoint is broken")
 
 
 def save_generator(

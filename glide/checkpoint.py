@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..weight_files import read_tensors, save_tensors
+from ..weight_files import check_tensors, read_tensors, save_tensors
 from .config import Config, infer_config
 from .model import GlideModel
 
@@ -54,7 +54,7 @@ def read(source: str | os.PathLike | Mapping) -> tuple[Config, dict[str, torch.T
         config = infer_config(tensors)
         with torch.device("meta"):
             model = GlideModel(config)
-        _check(tensors, {**model.unet.state_dict(), **model.text_encoder.state_dict()})
+        check_tensors(tensors, {**model.unet.state_dict(), **model.text_encoder.state_dict()}, "GLIDE network")
     except ValueError as error:
         raise ValueError(f"cannot load {name}: {error}") from error
     return config, dict(tensors)
@@ -80,22 +80,3 @@ def save(model: GlideModel, path: str | os.PathLike, dtype: torch.dtype | None =
         if not torch.isfinite(value).all():
             raise ValueError(f"'{key}' does not fit {dtype}: save as float32 instead")
     save_tensors(tensors, path, {"architecture": "GLIDE", "variant": model.config.variant})
-
-
-def _check(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """ValueError at the first difference in names or shapes, and at values that are not finite."""
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing:
-        raise ValueError(
-            f"{len(missing)} tensors of the network are missing, first '{missing[0]}'; the file is incomplete"
-        )
-    if unexpected:
-        raise ValueError(f"{len(unexpected)} tensors do not belong to a GLIDE network, first '{unexpected[0]}'")
-    for key, tensor in tensors.items():
-        if tensor.shape != expected[key].shape:
-            raise ValueError(
-                f"'{key}' has shape {list(tensor.shape)}, but the other sizes of this network ask for "
-                f"{list(expected[key].shape)}"
-            )
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"'{key}' contains values that are not finite (NaN or infinity); the file is broken")

@@ -2,12 +2,14 @@
 not at all. PyTorch and safetensors only.
 """
 
+from .match import check_tensors
 from .read import Tree, Weights, finite, read_tensors, read_tree, tensors_of, unwrapped
 from .write import free_name, save_tensors
 
 __all__ = [
     "Tree",
     "Weights",
+    "check_tensors",
     "finite",
     "free_name",
     "read_tensors",
