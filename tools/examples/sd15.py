@@ -241,9 +241,10 @@ def aesthetic() -> Example:
             line(AESTHETIC_HEAD),
         ],
     )  # fmt: skip
+    example.note_at = ("below", "compare")
     begin = start(example, prompt, "blurry, low quality")
     scorer = example.node(
-        "GuidanceLab_CLIPScorerLoader", at=("with", 0), size=(270, 0), source="file",
+        "GuidanceLab_CLIPScorerLoader", at=("models", 0), size=(270, 0), source="file",
         source__file=AESTHETIC_CLIP.name, source__activation="auto", source__pixel_statistics="auto",
         source__tokenizer="built in",
     )  # fmt: skip
@@ -259,7 +260,7 @@ def aesthetic() -> Example:
         "GuidanceLab_ObjectiveCombine", at=("with", 0), size=(270, 0), weights="", objectives__objective0=said[0],
         objectives__objective1=rated[0],
     )  # fmt: skip
-    draw(example, begin, guidance(example, begin, both, "vae_crop", 2), "aesthetic", first=2)
+    draw(example, begin, guidance(example, begin, both, "vae_crop", 2), "aesthetic", first=2, side=400)
     return example
 
 
