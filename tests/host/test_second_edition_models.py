@@ -18,6 +18,7 @@ from guidance_lab.experiments.second_edition.train_diffusion import MAIN, prompt
 from guidance_lab.experiments.second_edition.train_galip import rates
 from guidance_lab.experiments.second_edition.train_text import targets
 from guidance_lab.experiments.second_edition.world import parse
+from guidance_lab.experiments.training import initialize, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_sampling_ends_where_the_data_is(network, cfg, expected):
 def test_one_seed_is_one_picture(network):
     base, unet = network
     text = text_encoder()
-    training.initialize(text, seed=1)
+    initialize(text, seed=1)
     rows, empty = contexts(text, ["a red ball on white"], "cpu"), contexts(text, [""], "cpu")
     first, again, other = (sample(base, unet, rows, empty, seed, 2.0, steps=2) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -164,7 +165,7 @@ def test_a_run_that_is_told_to_end_saves_its_last_step(tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_rises_and_falls():
-    rows = [training.learning_rate(step, 1000, 2.0, warmup=10, floor=0.1) for step in (0, 9, 10, 505, 1000, 2000)]
+    rows = [learning_rate(step, 1000, 2.0, warmup=10, floor=0.1) for step in (0, 9, 10, 505, 1000, 2000)]
     assert rows == pytest.approx([0.2, 2.0, 2.0, 1.1, 0.2, 0.2])
     assert rates(0, 100) == pytest.approx((3, 3)) and rates(100, 100) == pytest.approx((1, 0.2))
 

@@ -105,8 +105,12 @@ def train_xti() -> Example:
     return example
 
 
-def _use_the_word(example: Example, start: dict[str, Ref], few: Ref, trained: Ref, save: str) -> None:
-    """The learned word beside the word it began as, in another place, from the same noise `few`."""
+def _use_the_word(
+    example: Example, start: dict[str, Ref], few: Ref, trained: Ref, save: str, column: int = 1
+) -> None:
+    """The learned word beside the word it began as, in another place, from the same noise `few`. `column`: in which
+    of its group the new word's latents become a picture.
+    """
     models = start["models"]
     place = " above a green ball on sand"
     word = example.node(
@@ -120,7 +124,7 @@ def _use_the_word(example: Example, start: dict[str, Ref], few: Ref, trained: Re
     plain = sample(example, "Without", ("without", 1), models[0], began[0], *shared, seed=5, cfg=2.0)
     guided = sample(example, "With", ("with", 1), word[0], word[1], *shared, seed=5, cfg=2.0)
     before = picture(example, ("without", 0), plain[0], models[2])
-    after = picture(example, ("with", 1), guided[0], models[2])
+    after = picture(example, ("with", column), guided[0], models[2])
     compare(example, before[0], after[0], save, "cube", "the new word", side=370)
     example.node(
         "GuidanceLab_XTIInfo", "What the word is like in each layer", at=("compare", 1), size=(388, 600),
@@ -132,9 +136,8 @@ def train_from_photos() -> Example:
     early, late = (share("xti", "XTI", column) for column in ("25", "500"))
     example = Example(
         "Train an XTI from photos (Shapes)",
-        "### Learn a word from photos of any size\n"
-        "**Try:** put five photos and their .txt captions into a folder below ComfyUI's *input* and choose it as "
-        "*folder*; *fit* buckets → random crop. Here six wide pictures stand for photos.\n\n"
+        "### Learn a word from photos of any size, here six drawn ones\n"
+        "**Try:** your photos and .txt captions in a folder below *input*, chosen as *folder*.\n\n"
         f"**How often is it seen?** Over three concepts (one of which is learned well, two hardly) shape, colour and "
         f"texture are right in {early} pictures after 25 steps and {late} after 500 (docs/evidence/xti.md). This car "
         f"was not among them.\n\n"
@@ -145,13 +148,14 @@ def train_from_photos() -> Example:
             "compare": ("5 compare", "#88AA88"),
         },
         columns=[["models"], ["learn"], ["without", "with"], ["compare"]],
+        note_at=("below", "with"),
     )  # fmt: skip
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
     example.prompt[start["latent"].id]["inputs"]["width"] = 96
     example.places[start["negative"].id].column = 1
     example.prompt[start["latent"].id]["_meta"]["title"] = "96×64, 6 pictures"
-    few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("with", 0), width=64, height=64, batch_size=4)
+    few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("with", 1), width=64, height=64, batch_size=4)
     drawn = sample(
         example, "Draws what to learn from", ("models", 1), models[0], start["prompt"][0], start["negative"][0],
         start["latent"][0], seed=3, cfg=2.0,
@@ -169,7 +173,7 @@ def train_from_photos() -> Example:
         pictures_at_once=4, preview_every=20, schedule="cosine", warm_up=5, save_every=0, keep_best_every=20,
         gradient_checkpointing=False, preview_prompt="a {} on sand", preview_cfg=2.0,
     )  # fmt: skip
-    _use_the_word(example, start, few, trained, "xti_photos")
+    _use_the_word(example, start, few, trained, "xti_photos", 0)
     return example
 
 
