@@ -94,6 +94,9 @@ def look(base, unet, text, latents: Latents, device: str, count: int = 100) -> d
 def main() -> None:
     parser = options(__doc__, samples=SAMPLES, batch=32)
     parser.add_argument("--small", action="store_true", help="the smaller guide")
+    parser.add_argument(
+        "--bf16", action="store_true", help="bfloat16 on a CPU too: 1.5 times as fast with AVX-512 BF16"
+    )
     parser.add_argument("--rate", type=float, default=8e-4, help="highest learning rate (0.0008)")
     parser.add_argument("--look", type=int, default=50_000, help="samples between two looks with the readers")
     args = parser.parse_args()
@@ -103,7 +106,7 @@ def main() -> None:
     latents, text = Latents(device), frozen_text(device)
     base, unet = untrained(size)
     base.model_sampling.to(device)
-    unet.to(device)
+    unet.to(device, memory_format=torch.channels_last)
     average = Average(unet)
     optimizer = torch.optim.AdamW(unet.parameters(), args.rate, weight_decay=1e-3, fused=True)
     run = Run("small" if args.small else "main", {"model": unet, "average": average, "optimizer": optimizer}, every=25)
@@ -128,7 +131,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         # chunks join one after another, so that a CPU need not encode them all before it can begin
-        known = min(SCENES // CHUNK, 1 + run.samples // 6_000)
+        known = min(SCENES // CHUNK, 1 + run.samples // 15_000)
         for index in range(len(chunks), known):
             chunks[index] = latents.chunk(index)
         picked = rng.integers(0, known * CHUNK, args.batch)
@@ -139,8 +142,9 @@ def main() -> None:
         t = torch.from_numpy(rng.integers(0, 1000, args.batch)).to(device)
         eps = torch.randn(x0.shape, generator=noise).to(device)
         a = signal[t].view(-1, 1, 1, 1).float()
-        with autocast(device):
-            guess = unet(a.sqrt() * x0 + (1 - a).sqrt() * eps, t, context=context)
+        x = (a.sqrt() * x0 + (1 - a).sqrt() * eps).contiguous(memory_format=torch.channels_last)
+        with autocast(device, args.bf16):
+            guess = unet(x, t, context=context)
         # max(1, 1 / SNR): the plain eps loss hardly sees the noisy end, where text decides what is drawn (Salimans &
         # Ho 2022, section 4)
         weight = ((1 - a) / a).clamp(min=1.0)

@@ -35,9 +35,9 @@ def prepare(args: argparse.Namespace) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def autocast(device: str) -> torch.autocast:
-    """bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slower than it unless the CPU has units for it."""
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+def autocast(device: str, bf16: bool = False) -> torch.autocast:
+    """bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slower unless the CPU has units for it (`bf16`)."""
+    return torch.autocast(device, torch.bfloat16, enabled=bf16 or device == "cuda")
 
 
 class Run:

@@ -105,9 +105,7 @@ def train_xti() -> Example:
     return example
 
 
-def _use_the_word(
-    example: Example, start: dict[str, Ref], few: Ref, trained: Ref, save: str, column: int = 1
-) -> None:
+def _use_the_word(example: Example, start: dict[str, Ref], few: Ref, trained: Ref, save: str, column: int = 1) -> None:
     """The learned word beside the word it began as, in another place, from the same noise `few`. `column`: in which
     of its group the new word's latents become a picture.
     """
