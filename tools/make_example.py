@@ -9,6 +9,7 @@ browser too, with the models that ship; `--list` names the examples.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tools.examples.all import EXAMPLES_BY_NAME
 from tools.examples.cards import draw_card
 from tools.examples.layout import HEAD, NOTE, TITLE, Box, Layout, place
 from tools.examples.links import Link, route
-from tools.examples.plan import Example
+from tools.examples.plan import GROWS, Example
 from tools.examples.recipes import RECIPES
 from tools.examples.recipes import build as build_recipe
 from tools.host import ROOT, DevError, Host, read_version
@@ -77,6 +78,9 @@ def lay_out(example: Example, workflow: dict, plain: dict, vue: dict) -> tuple[d
     """The canvas's own workflow with everything in its place; `plain` and `vue` are what both renderers measured."""
     sizes = {name: tuple(max(plain[name]["size"][i], vue[name]["size"][i]) for i in (0, 1)) for name in plain}
     layout = place(example, sizes)
+    too_tall = layout.bounds.height - TALLEST
+    if too_tall > 0:  # less room below nodes that grow; none, where that is not enough
+        layout = place(example, sizes, {kind: max(0, room - math.ceil(too_tall)) for kind, room in GROWS.items()})
     if layout.bounds.height > TALLEST:
         layout = place(example, sizes, {})
     for node in workflow["nodes"]:
