@@ -254,7 +254,7 @@ def likelihood() -> Example:
 
 
 def caption_residual() -> Example:
-    prompt = "a purple house left of a yellow ball on gray"
+    prompt = "a blue house left of a purple cube and above a purple striped house on sand"
     cfg, half, whole = (
         share("clip", row, "complex all")
         for row in ("cfg 2", "cfg 2 + caption residual 0.5", "cfg 2 + caption residual 1")
@@ -262,17 +262,18 @@ def caption_residual() -> Example:
     example = Example(
         "Caption residual guidance (Shapes)",
         "### Away from what a captioner already sees too much of\n"
-        "**Try:** *scale* 0.5 → 1 → 3 (breaks pictures); point at a step of the plot to read the caption of that "
+        "**Try:** *scale* 1 → 0.5 → 3 (breaks pictures); point at a step of the plot to read the caption of that "
         "moment.\n\n"
-        f"**How often is it seen?** Hardly ever here: prompts with two or three things are wholly right in {cfg} with "
+        "**How often is it seen?** Here the lower house turns from black to purple; on the whole it hardly helps: "
+        f"prompts with two or three things are wholly right in {cfg} with "
         f"CFG 2, in {half} at scale 0.5, in {whole} at 1 (docs/evidence/clip.md).\n\n"
-        "**試す:** *scale* を 0.5 → 1 → 3(崩れる)に。グラフのステップを指すとその時点の説明文が読めます。",
+        "**試す:** *scale* を 1 → 0.5 → 3(崩れる)に。グラフのステップを指すとその時点の説明文が読めます。",
     )
     start = shapes(example, prompt)
     models = start["models"]
     guided = example.node(
         "GuidanceLab_CaptionResidualGuidance", at=("with", 0), size=(270, 0), model=models[0], clip=models[1],
-        captioner=models[6], decoder="vae", decoder__vae=models[2], scale=0.5, every=1, start_percent=0.1,
+        captioner=models[6], decoder="vae", decoder__vae=models[2], scale=1.0, every=1, start_percent=0.1,
         end_percent=1.0, prompt=prompt,
     )  # fmt: skip
     traced = example.node("GuidanceLab_GuidanceTrace", at=("with", 1), size=(270, 110), model=guided[0])

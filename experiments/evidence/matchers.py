@@ -1,0 +1,154 @@
+"""Which matching model guides best in Shapes: a CLIP's cosine, a captioner's likelihood, an image-text match?
+
+All through the model beside CFG 2, on the prompts of `evidence likelihood`: strengths are chosen on one set of 200
+pairs and reported on 200 other prompts. Two of the scorers do not ship; `train
+captioner_estimates` and `train matcher` make them. Pictures are kept, so a run that was stopped goes on.
+"""
+
+import numpy as np
+import torch
+
+from guidance_lab.experiments.evidence.clip import SEED, missing_and_extra
+from guidance_lab.experiments.evidence.likelihood import (
+    CHOSEN_ON,
+    REPORTED,
+    THROUGH,
+    Setting,
+    Studio,
+    interval,
+    likely,
+    prompts,
+    right,
+    separation,
+)
+from guidance_lab.experiments.evidence.pictures import DOCS, kept, table, weights_key
+from guidance_lab.experiments.train.captioner import labels
+from guidance_lab.experiments.train.matcher import matcher
+from guidance_lab.experiments.training import RUNS
+from guidance_lab.shapes import shipped
+from guidance_lab.weight_files.clip import MEAN, STD
+from tools.report import arguments, insert_tables, write_report
+
+NOISES = 1  # of a reported prompt
+CFG = "cfg 2"
+ALONE = {**THROUGH, "blend": "x0"}  # both were trained on the estimate alone
+SETTINGS = {
+    CFG: Setting(),
+    "cosine 0.5": likely("clean", **THROUGH),
+    "likelihood 0.25": likely(**THROUGH, strength=0.25),
+    "likelihood, trained on estimates, 0.5": likely("likelihood of estimates", **ALONE),
+    "likelihood, trained on estimates, 0.5, from the first step on": likely(
+        "likelihood of estimates", **ALONE, start_percent=0.0
+    ),
+    "match 0.25": likely("match", **ALONE, strength=0.25),
+    "match 0.5": likely("match", **ALONE),
+    "match 1.0": likely("match", **ALONE, strength=1.0),
+}
+REPORT = [CFG, "cosine 0.5", "likelihood 0.25", "likelihood, trained on estimates, 0.5", "match 0.5"]
+COLUMNS = ("pairs", "complex all", "against cfg", "from", "to", "right now", "wrong now", "missing", "extra", "tells")
+
+
+def trained(name: str) -> dict[str, torch.Tensor]:
+    """The weights of a run. Raises FileNotFoundError with the command that makes them."""
+    path = RUNS / name / "last.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{name} is not trained yet: python dev.py train {name}")
+    return {key: value.float() for key, value in torch.load(path, weights_only=True)["model"].items()}
+
+
+class Matchers(Studio):
+    """Has the two scorers too that do not ship."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        from guidance_lab.nodes.captions.captioners import HeldNetwork
+        from guidance_lab.nodes.clip_guidance.objectives.image_text_match import TextMatch
+        from guidance_lab.nodes.host.networks import as_patcher
+        from guidance_lab.nodes.shapes.demo_models import ShapesCaptioner
+
+        class OwnMatches(TextMatch):
+            """Picture i and caption i, where the node has all texts for every picture."""
+
+            def score(self, view, step):
+                pixels = (view - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
+                return self.models[0].model(pixels, self.tokens, self.mask).log_softmax(-1)[:, 1]
+
+        self.matches, network = OwnMatches, matcher()
+        network.load_state_dict(trained("matcher"))
+        self.matching = network.eval()
+        held = shipped.load_captioner()
+        held.load_state_dict(trained("captioner_estimates"))
+        self.estimating = ShapesCaptioner()
+        self.estimating.models = (as_patcher(HeldNetwork(held)),)
+
+    def aims(self, captions: list[str], scorer: str):
+        if scorer == "likelihood of estimates":
+            return self.objective(((1.0, self.likelihood(self.estimating, captions, [], "token")),))
+        if scorer == "match":
+            return self.objective(((1.0, self.match(captions)),))
+        return super().aims(captions, scorer)
+
+    def match(self, captions: list[str]):
+        def tokenizer(lines, **_):
+            ids, wanted = labels(lines)
+            return {"input_ids": ids, "attention_mask": (wanted != -100).long()}
+
+        return self.matches(self.matching, tokenizer, MEAN, STD, 64, captions, "Shapes match")
+
+    @torch.no_grad()
+    def judged(self, setting: Setting, pictures: np.ndarray, captions: list[str]) -> np.ndarray:
+        """The scorer of a setting on finished pictures uint8 [N, 64, 64, 3] and their captions: [N]."""
+        views = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+        return self.aims(captions, setting.scorer).parts[0][1].score(views, None).numpy()
+
+
+def main() -> None:
+    args = arguments(__doc__.splitlines()[0]).parse_args()
+    studio, every = Matchers(), 10 if args.quick else 1
+
+    def drawn(name: str, part: int, noise: int) -> np.ndarray:
+        scenes = prompts(part)[::every]
+        folder = RUNS / "evidence" / f"matchers-{weights_key('main', 'text', 'vae', 'clip', 'captioner')}-{len(scenes)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        seed, captions = SEED + 1000 * (1 + part) + 100 * noise, [scene.caption for scene in scenes]
+        path = folder / f"{part}_{noise}_{name.replace(' ', '_')}.npz"
+        return kept(path, lambda: studio.draw(SETTINGS[name], captions, seed))["pictures"]
+
+    tables, rows, ratios = [], [], {}
+    for title, parts, noises, names in (
+        ("chosen on", CHOSEN_ON, 1, list(SETTINGS)),
+        ("reported", REPORTED, NOISES, REPORT),
+    ):
+        scenes = [scene for part in parts for scene in prompts(part)[::every]]
+        base, found = None, []
+        for name in names:
+            pictures = np.stack([np.concatenate([drawn(name, part, k) for part in parts]) for k in range(noises)])
+            all_right = np.stack([right(one, scenes) for one in pictures])
+            base = all_right if name == CFG else base
+            gain = all_right - base
+            low, high = interval(gain)
+            row = {
+                "setting": name, "pairs": gain.size, "complex all": float(all_right.mean()),
+                "against cfg": float(gain.mean()), "from": low, "to": high, "right now": float((gain > 0).mean()),
+                "wrong now": float((gain < 0).mean()),
+                **missing_and_extra(pictures.reshape(-1, *pictures.shape[2:]), scenes * noises),
+            }  # fmt: skip
+            if name == CFG:
+                unguided = pictures
+            else:  # does the scorer tell right pictures of CFG from wrong ones?
+                captions = [scene.caption for scene in scenes]
+                judged = np.stack([studio.judged(SETTINGS[name], one, captions) for one in unguided])
+                row["tells"] = separation(judged, base)
+            found.append(row)
+            print(row, flush=True)
+        tables.append(f"**{title}**\n\n" + table(found, "setting", COLUMNS))
+        rows += [{"set": title, **one} for one in found]
+        ratios |= {f"complex all {one['setting']} - cfg alone ({title})": one["against cfg"] for one in found}
+    write_report(args.json, ratios, rows)
+    if not args.quick:
+        write_report(DOCS / "matchers.json", ratios, rows)
+        insert_tables(DOCS / "clip.md", "\n\n".join(tables), "matchers")
+
+
+if __name__ == "__main__":
+    main()
