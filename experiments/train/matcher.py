@@ -31,6 +31,12 @@ def matcher():
     return BlipForImageTextRetrieval(captioner().config)
 
 
+def from_captioner(sd: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A captioner's weights under the matcher's names: both towers, without the layers that write words."""
+    writes = "text_decoder.cls."
+    return {k.replace("text_decoder.bert.", "text_encoder."): v for k, v in sd.items() if not k.startswith(writes)}
+
+
 def words(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """(token ids, attention mask), both [B, T]."""
     ids, wanted = labels(captions)
@@ -82,8 +88,7 @@ def main() -> None:
     torch.manual_seed(0)
     drawn, network = estimated(args.scenes), matcher()
     begun = torch.load(RUNS / "captioner_estimates" / "last.pt", weights_only=True)["model"]
-    decoder, encoder = "text_decoder.bert.", "text_encoder."
-    network.load_state_dict({key.replace(decoder, encoder): value for key, value in begun.items()}, strict=False)
+    network.load_state_dict(from_captioner(begun), strict=False)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2, fused=True)
     run = Run("matcher", {"model": network, "optimizer": optimizer}, every=100)
     while run.step < args.steps:

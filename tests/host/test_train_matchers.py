@@ -1,0 +1,61 @@
+"""Training of the scorers that guide and do not ship: what they are shown, what is called wrong, where they begin."""
+
+import numpy as np
+import pytest
+import torch
+
+from guidance_lab.experiments.train import captioner_estimates, matcher
+from guidance_lab.experiments.train.captioner import labels
+from guidance_lab.experiments.train.clip import normalized
+from guidance_lab.experiments.train.diffusion import scene
+from guidance_lab.shapes import shipped
+from guidance_lab.shapes.render import render
+
+COUNT = captioner_estimates.CHECKED + 100
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """In place of estimates: pictures of one gray each, which say which scene they stand for."""
+    gray = (torch.arange(COUNT) % 200).byte().view(-1, 1, 1, 1).expand(COUNT, 64, 64, 3)
+    return {"estimates": gray, "redraws": gray + 50}
+
+
+def test_pictures_and_captions_belong_together(drawn):
+    x, captions = captioner_estimates.pictures(drawn, 16, np.random.default_rng(0))
+    assert x.shape == (16, 3, 64, 64) and len(captions) == 16
+    trained_on = {scene(i).caption for i in range(COUNT - captioner_estimates.CHECKED)}
+    assert set(captions[8:]) <= trained_on  # the kept ones are never shown
+    for row, offset in (*((i, 0) for i in range(8, 12)), *((i, 50) for i in range(12, 16))):
+        shown = round(float(x[row, 0, 0, 0]) * 255) - offset
+        assert scene(shown).caption == captions[row]
+    fresh = np.random.default_rng(0).integers(COUNT, captioner_estimates.SCENES, 8)
+    for row in range(4):
+        expected = torch.tensor(render(scene(int(fresh[row])))).permute(2, 0, 1) / 255
+        assert torch.allclose(x[row], expected) and captions[row] == scene(int(fresh[row])).caption
+    assert (x[4:8].diff(dim=-1).abs().mean() < 0.1) and not torch.equal(x[4:8], x[:4])
+
+
+def test_a_wrong_caption_is_wrong_and_a_right_one_is_left():
+    captions = [scene(i).caption for i in range(60)]
+    right = np.arange(60) % 2
+    told = matcher.misled(captions, right, np.random.default_rng(1))
+    assert [a == b for a, b in zip(captions, told, strict=True)] == [bool(fits) for fits in right]
+
+
+def test_the_matcher_begins_with_the_captioner():
+    """Its picture states, and so what it can see, are the captioner's; the head alone is new."""
+    captioner, network = shipped.load_captioner(), matcher.matcher().eval()
+    names = matcher.from_captioner(captioner.state_dict())
+    missing, unexpected = network.load_state_dict(names, strict=False)
+    assert {name.split(".")[0] for name in missing} == {"itm_head", "vision_proj", "text_proj"}
+    assert not unexpected
+    x = torch.from_numpy(np.stack([render(scene(i)) for i in range(3)])).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        seen = [one.vision_model(pixel_values=normalized(x)).last_hidden_state for one in (captioner, network)]
+        assert torch.equal(*seen)
+        out = matcher.logits(network, x, [scene(i).caption for i in range(3)])
+        short = matcher.logits(network, x[:1], [scene(0).caption])  # padding of the longer captions has no say
+    assert out.shape == (3, 2) and torch.allclose(out[:1], short, atol=1e-5)
+    ids, mask = matcher.words([scene(i).caption for i in range(3)])
+    assert torch.equal(mask == 1, labels([scene(i).caption for i in range(3)])[1] != -100) and ids.shape == mask.shape
