@@ -36,7 +36,7 @@ BASE = Config(
 CONFIGS = {
     "base": BASE,
     "inpaint": replace(BASE, variant="base-inpaint"),
-    "upsample": replace(BASE, variant="upsample", channel_mult=(1, 1, 1, 2), attention=(False,) * 4, text_layers=1),
+    "upsample": replace(BASE, variant="upsample", channel_mult=(1, 1, 2), attention=(False,) * 3, text_layers=1),
 }
 
 
