@@ -9,9 +9,16 @@ from dataclasses import dataclass
 import torch
 
 HEAD_WIDTH = 64  # of every attention head of the released networks; the files do not say it
-GROUPS = 32  # of every GroupNorm
+GROUPS = 32  # of every GroupNorm of the released networks
 # Channels that a network reads → what it is for. All of them write 6: three of the noise, three of its variance.
 VARIANTS = {3: "base", 6: "upsample", 7: "base-inpaint", 10: "upsample-inpaint"}
+
+
+def groups(channels: int) -> int:
+    """Groups of a GroupNorm. Of the released networks 192 channels are the fewest; groups of a single one, in networks
+    of ours, would take the mean of every channel away and with it the colour of a background.
+    """
+    return GROUPS if channels > GROUPS else GROUPS // 4
 
 
 @dataclass(frozen=True)

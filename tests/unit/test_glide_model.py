@@ -1,12 +1,14 @@
 """GLIDE's networks: text and forward pass against the numbers of the official code, and what is refused."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from glide_tools import VARIANTS, facts, relative, state_dict, tensors
 
 from guidance_lab import glide
+from guidance_lab.glide.unet import UNet
 
 GOLDEN = tensors()
 
@@ -123,3 +125,11 @@ def test_every_norm_is_the_originals(models):
     norms = [part for part in models["base"].modules() if isinstance(part, kinds)]
     assert len(norms) > 30 and all(norm.eps == 1e-5 for norm in norms)
     assert all(norm.num_groups == 32 for norm in norms if isinstance(norm, torch.nn.GroupNorm))
+
+
+def test_no_group_of_a_norm_is_a_single_channel():
+    """It would lose the mean of that channel; the released networks are wide enough for 32 groups everywhere."""
+    config = replace(glide.load(state_dict("base")).config, channels=32, channel_mult=(1, 2))
+    norms = [module for module in UNet(config).modules() if isinstance(module, torch.nn.GroupNorm)]
+    counts = {norm.num_channels: norm.num_groups for norm in norms}
+    assert counts == {32: 8, 64: 32, 96: 32, 128: 32}
