@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from guidance_lab.glide.diffusion import Schedule, ddim_sample, guide
+from guidance_lab.glide.diffusion import FAST27, Schedule, ddim_sample, guide, p_sample
 from guidance_lab.glide.model import GlideModel
 from guidance_lab.shapes.read import judge, read
 from guidance_lab.shapes.world import COLOURS, OBJECTS, SIZE, Scene, parse, random_scene
@@ -44,12 +44,14 @@ def edits(count: int, seed: int = 62) -> tuple[list[Scene], torch.Tensor, torch.
 
 @torch.no_grad()
 def draw(model: GlideModel, captions: list[str], size: int, cfg: float, seed: int = 7, **around) -> torch.Tensor:
-    """[B, 3, size, size] in -1..1: DDIM of 25 steps with classifier-free guidance; the known part of `around`, if any,
-    is put back at every step.
+    """[B, 3, size, size] in -1..1, with classifier-free guidance; the known part of `around`, if any, is put back at
+    every step. Ancestral steps, and DDIM for an upsampler: from all but pure noise, 999, DDIM keeps for good what a
+    network that is still learning gets wrong there.
     """
-    schedule = Schedule(model.config.noise_schedule, STEPS)
-    noise = torch.randn(len(captions), 3, size, size, generator=torch.Generator().manual_seed(seed))
-    x = noise.contiguous(memory_format=torch.channels_last)
+    ddim = model.config.upsamples
+    schedule = Schedule(model.config.noise_schedule, FAST27 if ddim else STEPS)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(captions), 3, size, size, generator=generator)
     cond, free = (model.text(*words(texts)) for texts in (captions, [""] * len(captions)))
 
     def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -62,7 +64,9 @@ def draw(model: GlideModel, captions: list[str], size: int, cfg: float, seed: in
 
     with torch.autocast("cpu", torch.bfloat16):
         for i in reversed(range(len(schedule))):
-            x = ddim_sample(network, x, i, schedule, denoised_fn=put_back)["sample"]
+            noise = torch.randn(x.shape, generator=generator)
+            step = (network, x, i, schedule, noise)
+            x = (ddim_sample if ddim else p_sample)(*step, denoised_fn=put_back)["sample"]
     return x.clamp(-1, 1)
 
 
