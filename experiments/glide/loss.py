@@ -6,7 +6,9 @@ import torch
 
 from guidance_lab.glide.diffusion import Schedule
 
-NOISY_END = 20.0  # largest weight of a step
+# Largest weight of a step. The mean of a picture, its background, shows through noise that hides all else, so it is
+# decided where 1/SNR is in the hundreds; with 20 here most backgrounds came out as gray or sand.
+NOISY_END = 200.0
 
 
 class HybridLoss:
