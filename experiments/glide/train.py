@@ -21,7 +21,7 @@ from .network import CHECKPOINT, CONFIGS, untrained, words
 from .sampling import draw, edits, prompts, to_bytes, verdict
 
 # samples in all, of those at half the size, highest learning rate
-PLANS = {"base": (600_000, 200_000, 1e-3), "inpaint": (100_000, 0, 3e-4), "upsample": (60_000, 0, 1e-3)}
+PLANS = {"base": (300_000, 80_000, 6e-4), "inpaint": (60_000, 0, 3e-4), "upsample": (60_000, 0, 1e-3)}
 
 
 def trained(name: str) -> tuple[dict[str, torch.Tensor], int] | None:
