@@ -9,22 +9,16 @@ from dataclasses import dataclass
 import torch
 
 HEAD_WIDTH = 64  # of every attention head of the released networks; the files do not say it
-GROUPS = 32  # of every GroupNorm of the released networks
+GROUPS = 32  # of every GroupNorm
 # Channels that a network reads → what it is for. All of them write 6: three of the noise, three of its variance.
 VARIANTS = {3: "base", 6: "upsample", 7: "base-inpaint", 10: "upsample-inpaint"}
-
-
-def groups(channels: int) -> int:
-    """Groups of a GroupNorm. Of the released networks 192 channels are the fewest; groups of a single one, in networks
-    of ours, would take the mean of every channel away and with it the colour of a background.
-    """
-    return GROUPS if channels > GROUPS else GROUPS // 4
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of one network. `attention`: whether the blocks of a level attend, finest level first; the middle always
-    does.
+    does. `group_channels`: fewest channels in a group of a norm, which no file says: 1 in the released networks. In a
+    narrow network a group of one would take the mean of its channel away, and with it the colour of a background.
     """
 
     variant: str
@@ -36,6 +30,11 @@ class Config:
     text_width: int
     text_layers: int
     vocabulary: int = 50257
+    group_channels: int = 1
+
+    def groups(self, channels: int) -> int:
+        """Groups of a GroupNorm over so many channels."""
+        return min(GROUPS, channels // self.group_channels)
 
     @property
     def in_channels(self) -> int:

@@ -18,6 +18,7 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 MODELS = ("main", "early", "small")
 GLIDE = ("base", "inpaint", "upsample")
 GPT2_TOKENS = 50257
+GLIDE_GROUP_CHANNELS = 4  # of `glide.config.Config`: 32 channels are too few for 32 groups
 
 
 def weights_file(name: str) -> Path:

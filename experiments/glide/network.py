@@ -12,6 +12,7 @@ from guidance_lab.glide.model import GlideModel
 from guidance_lab.glide.text import TextEncoder
 from guidance_lab.glide.tokenizer import encode, pad
 from guidance_lab.glide.unet import UNet
+from guidance_lab.shapes.shipped import GLIDE_GROUP_CHANNELS
 from guidance_lab.shapes.world import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, TEXTURES
 
 CHECKPOINT = Path(__file__).resolve().parent / "checkpoint"
@@ -20,7 +21,7 @@ WORDS = ("a", "and", "on", *" ".join(RELATIONS).split(), *COLOURS, *TEXTURES, *O
 # GPT-2's ids of these words at the beginning of a prompt and after a space; all other rows of the embedding stay unused
 VOCABULARY = sorted({token for word in WORDS for token in (*encode(word), *encode(f" {word}"))})
 
-# 32 groups in a norm and heads 64 wide come with the format of the files. 32 channels without attention keep the two
+# Heads 64 wide come with the format of the files. 32 channels without attention keep the two
 # finest levels cheap; most of the weights are at 8 pixels, where they cost little.
 BASE = Config(
     variant="base",
@@ -32,6 +33,7 @@ BASE = Config(
     text_width=64,
     text_layers=4,
     vocabulary=len(VOCABULARY),
+    group_channels=GLIDE_GROUP_CHANNELS,
 )
 CONFIGS = {
     "base": BASE,

@@ -59,7 +59,7 @@ def test_what_is_shipped_draws_as_what_was_trained(name, tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
     export.write(f"glide_{name}", in_8_bits(export.released(model.state_dict())))
     assert (tmp_path / f"glide_{name}.safetensors").stat().st_size < 3.7e6
-    library = load(shipped.glide_weights(name))
+    library = load(shipped.glide_weights(name), group_channels=shipped.GLIDE_GROUP_CHANNELS)
     assert library.config.variant == network.CONFIGS[name].variant and library.config.vocabulary == 50257
     x, t = seeded(3, 3, 16, 16), torch.tensor([20, 500, 999])
     around = {"upsample": {"low_res": x}, "inpaint": {"inpaint_image": x, "inpaint_mask": (x[:, :1] > 0).float()}}
