@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -23,16 +24,20 @@ TEXT_KEYS = (
 
 
 def load(
-    source: str | os.PathLike | Mapping, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: str | os.PathLike | Mapping,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    group_channels: int = 1,
 ) -> GlideModel:
     """A network in eval mode from a file (.safetensors, or a torch file read with weights_only) or a state dict.
 
     Variant and sizes come from the shapes. dtype float16: as in the original, norms and embeddings of time and position
-    stay float32. Raises ValueError with one sentence for anything that is not a whole, finite GLIDE network.
+    stay float32. `group_channels`: see `Config`, for a network of ours. Raises ValueError with one sentence for
+    anything that is not a whole, finite GLIDE network.
     """
     config, tensors = read(source)
     with torch.device("meta"):
-        model = GlideModel(config, dtype)
+        model = GlideModel(replace(config, group_channels=group_channels), dtype)
     for module, part in ((model.unet, unet_tensors(tensors)), (model.text_encoder, text_tensors(tensors))):
         dtypes = {key: value.dtype for key, value in module.state_dict().items()}
         module.load_state_dict(

@@ -17,7 +17,8 @@ VARIANTS = {3: "base", 6: "upsample", 7: "base-inpaint", 10: "upsample-inpaint"}
 @dataclass(frozen=True)
 class Config:
     """Sizes of one network. `attention`: whether the blocks of a level attend, finest level first; the middle always
-    does.
+    does. `group_channels`: fewest channels in a group of a norm, which no file says: 1 in the released networks. In a
+    narrow network a group of one would take the mean of its channel away, and with it the colour of a background.
     """
 
     variant: str
@@ -29,6 +30,11 @@ class Config:
     text_width: int
     text_layers: int
     vocabulary: int = 50257
+    group_channels: int = 1
+
+    def groups(self, channels: int) -> int:
+        """Groups of a GroupNorm over so many channels."""
+        return min(GROUPS, channels // self.group_channels)
 
     @property
     def in_channels(self) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .config import GROUPS, HEAD_WIDTH, Config
+from .config import HEAD_WIDTH, Config
 from .text import Attention
 
 
@@ -35,17 +35,17 @@ class ResBlock(nn.Module):
     first.
     """
 
-    def __init__(self, channels: int, out: int, emb: int, resize: str, dtype, device, operations):
+    def __init__(self, channels: int, out: int, emb: int, resize: str, groups, dtype, device, operations):
         super().__init__()
         self.resize = resize
         self.in_layers = nn.ModuleList([
-            operations.GroupNorm(GROUPS, channels, dtype=torch.float32, device=device),
+            operations.GroupNorm(groups(channels), channels, dtype=torch.float32, device=device),
             nn.SiLU(),
             operations.Conv2d(channels, out, 3, padding=1, dtype=dtype, device=device),
         ])  # fmt: skip
         self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb, 2 * out, dtype=torch.float32, device=device))
         self.out_layers = nn.ModuleList([
-            operations.GroupNorm(GROUPS, out, dtype=torch.float32, device=device),
+            operations.GroupNorm(groups(out), out, dtype=torch.float32, device=device),
             nn.SiLU(),
             nn.Identity(),  # dropout in training
             operations.Conv2d(out, out, 3, padding=1, dtype=dtype, device=device),
@@ -71,10 +71,10 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Pixels attend to all pixels and to all text positions, padding included."""
 
-    def __init__(self, channels: int, text_width: int, attention: Attention, dtype, device, operations):
+    def __init__(self, channels: int, text_width: int, attention: Attention, groups, dtype, device, operations):
         super().__init__()
         self.heads, self.attention = channels // HEAD_WIDTH, attention
-        self.norm = operations.GroupNorm(GROUPS, channels, dtype=torch.float32, device=device)
+        self.norm = operations.GroupNorm(groups(channels), channels, dtype=torch.float32, device=device)
         self.qkv = operations.Conv1d(channels, 3 * channels, 1, dtype=dtype, device=device)
         self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1, dtype=dtype, device=device)
         self.proj_out = operations.Conv1d(channels, channels, 1, dtype=dtype, device=device)
@@ -111,7 +111,7 @@ class UNet(nn.Module):
         attention = attention or F.scaled_dot_product_attention
         base, emb, last = config.channels, 4 * config.channels, len(config.channel_mult) - 1
         widths = [base * mult for mult in config.channel_mult]
-        sizes = dtype, device, operations
+        sizes = config.groups, dtype, device, operations
 
         def res(channels: int, out: int, resize: str = "") -> ResBlock:
             return ResBlock(channels, out, emb, resize, *sizes)
@@ -147,7 +147,7 @@ class UNet(nn.Module):
                     block.append(res(width, width, "up"))
                 self.output_blocks.append(nn.ModuleList(block))
         self.out = nn.ModuleList([
-            operations.GroupNorm(GROUPS, base, dtype=torch.float32, device=device),
+            operations.GroupNorm(config.groups(base), base, dtype=torch.float32, device=device),
             nn.SiLU(),
             operations.Conv2d(base, 6, 3, padding=1, dtype=torch.float32, device=device),
         ])  # fmt: skip

@@ -1,5 +1,5 @@
 """Draws a scene as a 64×64 picture: PIL shapes at four times the size, box-filtered down (no aliasing, nothing
-learned).
+learned). The same drawing filtered down less, or more, is a larger or a smaller picture of the scene.
 """
 
 from functools import cache
@@ -90,8 +90,10 @@ def _shade(colour: tuple[int, int, int], brightness: float) -> tuple[int, int, i
     return tuple(round(c * brightness) for c in colour) if brightness > 0 else (40, 40, 40)
 
 
-def render(scene: Scene, outlines: dict | None = None, colours: dict | None = None) -> np.ndarray:
-    """The picture of a scene: uint8 [64, 64, 3]. `outlines` and `colours` add things that the world has no word for."""
+def render(scene: Scene, outlines: dict | None = None, colours: dict | None = None, size: int = SIZE) -> np.ndarray:
+    """The picture of a scene: uint8 [size, size, 3], size a divisor of 256. `outlines` and `colours` add things that
+    the world has no word for.
+    """
     background = BACKGROUNDS[scene.background]
     picture = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE), background)
     # the second shade of a texture goes away from the background, so that a silhouette never dissolves into it
@@ -105,4 +107,4 @@ def render(scene: Scene, outlines: dict | None = None, colours: dict | None = No
             if thing.texture != "plain" and brightness > 0:
                 tint = tuple(round(0.15 * c + 0.85 * second) for c in colour)
                 picture.paste(tint, mask=ImageChops.logical_and(mask, _pattern(thing.texture)))
-    return np.asarray(picture.reduce(SCALE))
+    return np.asarray(picture.reduce(SCALE * SIZE // size))

@@ -16,6 +16,9 @@ from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, 
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 MODELS = ("main", "early", "small")
+GLIDE = ("base", "inpaint", "upsample")
+GPT2_TOKENS = 50257
+GLIDE_GROUP_CHANNELS = 4  # of `glide.config.Config`: 32 channels are too few for 32 groups
 
 
 def weights_file(name: str) -> Path:
@@ -99,6 +102,17 @@ def noised_clip_files() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor
     """The (image, text) state dicts of the noise-aware CLIP, under the names of GLIDE's files; same tokens."""
     sd, _ = _file("noised_clip")
     return tuple({k.removeprefix(p): v for k, v in sd.items() if k.startswith(p)} for p in ("image.", "text."))
+
+
+def glide_weights(name: str) -> dict[str, torch.Tensor]:
+    """One of `GLIDE` under the released names. The file has the rows of the token embedding that Shapes uses; all other
+    tokens of GPT-2 are zeros: a word that Shapes does not have is a word without meaning.
+    """
+    sd, _ = _file(f"glide_{name}")
+    tokens, rows = sd.pop("token_embedding.tokens"), sd["token_embedding.weight"]
+    sd["token_embedding.weight"] = rows.new_zeros(GPT2_TOKENS, rows.shape[1])
+    sd["token_embedding.weight"][tokens.long()] = rows
+    return sd
 
 
 def galip_weights() -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:

@@ -112,10 +112,10 @@ class Run:
         print(self.name, row, note, flush=True)
 
 
-def kept(name: str) -> tuple[dict[str, torch.Tensor], int] | None:
+def kept(name: str, folder: Path = CHECKPOINT) -> tuple[dict[str, torch.Tensor], int] | None:
     """(weights in float32, samples seen) of `checkpoint/NAME.safetensors`, which travels with the repository; or
     None."""
-    path = CHECKPOINT / f"{name}.safetensors"
+    path = folder / f"{name}.safetensors"
     if not path.exists():
         return None
     with safetensors.safe_open(path, "pt") as file:

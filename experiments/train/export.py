@@ -40,7 +40,7 @@ def fold_latent_scale(vae, mean: torch.Tensor, std: torch.Tensor, scale: float) 
 
 def write(name: str, sd: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     WEIGHTS.mkdir(exist_ok=True)
-    kept = {k: v.contiguous() if v.dtype == torch.int8 else v.to(torch.float16).contiguous() for k, v in sd.items()}
+    kept = {k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in sd.items()}
     path = WEIGHTS / f"{name}.safetensors"
     safetensors.torch.save_file(kept, path, metadata)
     path.chmod(0o644)

@@ -1,12 +1,14 @@
 """GLIDE's networks: text and forward pass against the numbers of the official code, and what is refused."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from glide_tools import VARIANTS, facts, relative, state_dict, tensors
 
 from guidance_lab import glide
+from guidance_lab.glide.unet import UNet
 
 GOLDEN = tensors()
 
@@ -123,3 +125,13 @@ def test_every_norm_is_the_originals(models):
     norms = [part for part in models["base"].modules() if isinstance(part, kinds)]
     assert len(norms) > 30 and all(norm.eps == 1e-5 for norm in norms)
     assert all(norm.num_groups == 32 for norm in norms if isinstance(norm, torch.nn.GroupNorm))
+
+
+def test_a_network_of_ours_may_ask_for_wider_groups():
+    """A group of one channel would lose that channel's mean. Read from a file, every network has 32 groups."""
+    read = glide.load(state_dict("base")).config
+    assert read.group_channels == 1
+    config = replace(read, channels=32, channel_mult=(1, 2), group_channels=4)
+    norms = [module for module in UNet(config).modules() if isinstance(module, torch.nn.GroupNorm)]
+    counts = {norm.num_channels: norm.num_groups for norm in norms}
+    assert counts == {32: 8, 64: 16, 96: 24, 128: 32}

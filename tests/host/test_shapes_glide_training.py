@@ -1,0 +1,177 @@
+"""Training of GLIDE on Shapes: its fast layers, its loss, its data, and the files that it leaves."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from guidance_lab.experiments.glide import data, export, network, sampling, train
+from guidance_lab.experiments.glide.loss import NOISY_END, HybridLoss
+from guidance_lab.experiments.train.export import in_8_bits
+from guidance_lab.glide import load, tokenize
+from guidance_lab.glide.diffusion import Schedule
+from guidance_lab.shapes import shipped
+from guidance_lab.shapes.read import judge, read
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import random_scene
+
+
+def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / a.norm()).item()
+
+
+def drawing(name: str) -> nn.Module:
+    """A network whose silent last layers are not silent."""
+    model = network.untrained(network.CONFIGS[name])
+    with torch.no_grad():
+        for index, (key, p) in enumerate(model.named_parameters()):
+            if not p.any():
+                p.copy_(0.05 * seeded(*p.shape, seed=index))
+            assert p.any(), key
+    return model.eval()
+
+
+def test_the_fast_group_norm_is_pytorchs():
+    ours, theirs = network.GroupNorm(32, 64), nn.GroupNorm(32, 64)
+    for norm in (ours, theirs):
+        norm.weight.data, norm.bias.data = seeded(64, seed=1), seeded(64, seed=2)
+    results = []
+    for norm in (ours, theirs):
+        x = (seeded(3, 64, 6, 5, seed=3) + 2).to(memory_format=torch.channels_last).requires_grad_()
+        out = norm(x)
+        (out * seeded(3, 64, 6, 5, seed=4)).sum().backward()
+        results.append((out, x.grad, norm.weight.grad, norm.bias.grad))
+    for mine, other in zip(*results, strict=True):
+        assert torch.allclose(mine, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", network.CONFIGS)
+def test_what_is_shipped_draws_as_what_was_trained(name, tmp_path, monkeypatch):
+    """From the small embedding of the training to GPT-2's, through 8 bits and the file."""
+    model, captions = drawing(name), ["a red striped ball left of a cyan cube on sand", "lizard", ""]
+    monkeypatch.setattr("guidance_lab.experiments.train.export.WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    export.write(f"glide_{name}", in_8_bits(export.released(model.state_dict())))
+    assert (tmp_path / f"glide_{name}.safetensors").stat().st_size < 3.7e6
+    library = load(shipped.glide_weights(name), group_channels=shipped.GLIDE_GROUP_CHANNELS)
+    assert library.config.variant == network.CONFIGS[name].variant and library.config.vocabulary == 50257
+    x, t = seeded(3, 3, 16, 16), torch.tensor([20, 500, 999])
+    around = {"upsample": {"low_res": x}, "inpaint": {"inpaint_image": x, "inpaint_mask": (x[:, :1] > 0).float()}}
+    with torch.no_grad():
+        texts = network.words(captions), tokenize(captions, network.TEXT_CTX)
+        mine, other = (part.text(*text) for part, text in zip((model, library), texts, strict=True))
+        for a, b in zip(mine, other, strict=True):
+            assert relative(a, b) < 0.05 < relative(a, a.roll(1, 0)), "another text than the training's"
+        out = [part(x, t, *text, **around.get(name, {})) for part, text in zip((model, library), texts, strict=True)]
+    assert relative(*out) < 0.05
+
+
+def test_all_words_of_the_world_are_known_and_short():
+    rng = np.random.default_rng(0)
+    captions = {data.prompt(random_scene(rng), rng) for _ in range(300)} | {"ball", "black", "above"}
+    _, mask = network.words(sorted(captions))
+    assert mask.sum(1).max() < network.TEXT_CTX, "no caption is cut"
+    with pytest.raises(KeyError):
+        network.words(["a corgi"])
+
+
+def test_the_bound_trains_the_variance_alone_and_is_the_divergence():
+    schedule, loss_of = Schedule("squaredcos_cap_v2"), HybridLoss("squaredcos_cap_v2")
+    i, x0, noise, v = 400, seeded(1, 3, 4, 4).clamp(-1, 1), seeded(1, 3, 4, 4, seed=1), seeded(1, 3, 4, 4, seed=2)
+    t = torch.tensor([i])
+    x = loss_of.noised(x0, t, noise)
+    out = torch.cat([noise + 0.1 * seeded(1, 3, 4, 4, seed=3), v], 1).requires_grad_()
+    loss, parts = loss_of(out, x, x0, t, noise)
+    guess = schedule.x0(x, out[:, :3].detach(), i).clamp(-1, 1)
+    true = torch.distributions.Normal(
+        schedule.posterior_mean(x, x0, i), torch.full_like(x, schedule.log_posterior[i] / 2).exp()
+    )
+    step = torch.distributions.Normal(schedule.posterior_mean(x, guess, i), (0.5 * schedule.log_variance(v, i)).exp())
+    bound = torch.distributions.kl_divergence(true, step).mean() / np.log(2)
+    assert parts["bound"] == pytest.approx(bound.item(), rel=1e-4)
+    loss.backward()
+    weight = (1 - schedule.abar[i]) / schedule.abar[i]
+    plain = 2 * max(1, weight) * (out[:, :3] - noise) / noise.numel()
+    assert torch.allclose(out.grad[:, :3], plain.detach(), rtol=1e-3), "the bound moved the mean"
+    assert out.grad[:, 3:].abs().max() > 0
+
+
+def test_the_noisy_end_weighs_no_more_than_its_limit():
+    loss_of, zero = HybridLoss("squaredcos_cap_v2"), torch.zeros(1, 6, 2, 2)
+    _, parts = loss_of(zero, zero[:, :3], zero[:, :3], torch.tensor([999]), torch.ones(1, 3, 2, 2))
+    assert parts["loss"] == NOISY_END and parts["eps"] == 1
+
+
+def test_inpainting_begins_as_the_base_network():
+    base, inpaint = drawing("base"), network.untrained(network.CONFIGS["inpaint"])
+    inpaint.load_state_dict(train.with_inputs(base.state_dict(), 4))
+    x, t, words = seeded(2, 3, 16, 16), torch.tensor([10, 900]), network.words(["a red ball on white", ""])
+    with torch.no_grad():
+        out = inpaint(x, t, *words, inpaint_image=x, inpaint_mask=torch.ones(2, 1, 16, 16))
+        assert torch.allclose(out, base(x, t, *words), atol=1e-5)
+
+
+def test_a_large_render_is_the_same_picture():
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        scene = random_scene(rng)
+        small, large = render(scene), render(scene, size=128)
+        halved = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
+        assert large.shape == (128, 128, 3) and np.abs(halved - small).max() <= 1
+    assert np.array_equal(render(scene, size=64), render(scene))
+
+
+def test_crops_to_enlarge_show_the_same_place():
+    scenes = [data.scene(i) for i in range(4)]
+    large, low = data.crops_to_enlarge(scenes, 64, np.random.default_rng(0))
+    assert large.shape == low.shape == (4, 3, 64, 64)
+    assert (large - low).abs().mean() < 0.05 < (large - low.roll(1, 0)).abs().mean()
+    assert (large - low).abs().max() > 0.2, "nothing is to be added"
+
+
+def test_masks_leave_something_to_learn():
+    masks = data.known(200, 64, np.random.default_rng(0))
+    assert masks.shape == (200, 1, 64, 64) and set(masks.unique().tolist()) == {0.0, 1.0}
+    shares = masks.mean((1, 2, 3))
+    assert 0.1 < (shares == 0).float().mean() < 0.3 and (shares == 1).sum() == 0 and shares.max() > 0.8
+
+
+def test_an_edit_asks_for_something_else_inside_the_mask_only():
+    wanted, before, masks = sampling.edits(20)
+    after = data.pictures(wanted)
+    assert torch.equal(after * masks, before * masks)
+    for scene, old, new in zip(wanted, before, after, strict=True):
+        assert judge(scene, read(sampling.to_bytes(new[None])[0]))["all"] == 1
+        assert judge(scene, read(sampling.to_bytes(old[None])[0]))["all"] == 0
+
+
+def test_every_network_trains_and_goes_on(tmp_path, monkeypatch):
+    for module in (train, export):
+        monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+        monkeypatch.setattr(module, "CHECKPOINT", tmp_path / "checkpoint")
+    monkeypatch.setattr("guidance_lab.experiments.second_edition.training.RUNS", tmp_path / "runs")
+
+    def run(main, *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["", *arguments])
+        main()
+
+    threads = torch.get_num_threads()
+    for name in network.CONFIGS:
+        run(train.main, name, "--batch", "2", "--samples", "2", "--small", "2", "--look", "1000")
+        run(train.main, name, "--batch", "2", "--samples", "4", "--small", "2", "--look", "1000")
+    torch.set_num_threads(threads)
+    run(export.main)
+    for name in network.CONFIGS:
+        weights, samples = train.trained(name)
+        kept, seen = train.kept(name, tmp_path / "checkpoint")
+        assert seen == samples == 4 and kept.keys() == weights.keys()
+        assert all(torch.allclose(kept[key], weights[key], atol=1e-3) for key in kept)
+        (tmp_path / "runs" / f"glide-{name}" / "last.pt").unlink()
+    run(train.main, "base", "--batch", "2", "--samples", "4", "--look", "1000")
+    assert train.trained("base")[1] == 4, "the weights of the checkpoint were not taken"
