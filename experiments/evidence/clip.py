@@ -6,6 +6,7 @@ kept in `experiments/runs/`, so a run that was stopped goes on where it was; `--
 settings, `--draw` draws without a report.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -67,7 +68,7 @@ class Setting:
     decoder: str = "vae"
     autoguidance: float = 1.0
     caption: float = 0.0
-    sampler: tuple[str, str] = ("dpmpp_2m", "karras")
+    sampler: tuple[str | Callable, str] = ("dpmpp_2m", "karras")
 
     @property
     def weights(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from guidance_lab.nodes.clip_guidance.score_guidance import ScoreGuidance, _Stat
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's own
 SAMPLES, SPREAD = 3, 0.5  # of the Monte-Carlo smoothing
+REPEATS, EARLY = 4, 0.5  # of recurrence: how often a step is taken, in which share of the steps
 
 
 @dataclass
@@ -68,6 +69,25 @@ class Smoothed(ScoreGuidance):
 
 def _beside(term, noise, x_in):
     return term(x_in + noise.to(x_in)) / SAMPLES
+
+
+def recurrent_euler(model, x, sigmas, extra_args=None, callback=None, disable=None, repeats=REPEATS):
+    """Euler steps of which the early ones are taken `repeats` times (Universal Guidance, 2302.07121; FreeDoM's time
+    travel, 2303.09833): after a step from sigma to sigma', noise of sqrt(sigma^2 - sigma'^2) leads back to sigma.
+    """
+    extra_args = extra_args or {}
+    generator = torch.Generator().manual_seed(extra_args.get("seed", 0))
+    count, rows = len(sigmas) - 1, x.new_ones(len(x))
+    for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        for left in reversed(range(repeats if i < EARLY * count else 1)):
+            denoised = model(x, sigma * rows, **extra_args)
+            x = denoised + lower / sigma * (x - denoised)
+            if left:
+                noise = torch.randn(x.shape, generator=generator).to(x)
+                x = x + (sigma**2 - lower**2).sqrt() * noise
+        if callback is not None:
+            callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+    return x
 
 
 VARIANTS = {"adam": Adam, "smoothed": Smoothed}

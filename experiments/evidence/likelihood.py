@@ -6,7 +6,7 @@ the noises of a prompt kept together. Pictures are kept in `experiments/runs/` p
 so a run that was stopped goes on where it was, and a report (`--drawn`) can be made at any time of what is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ COLUMNS = (
 @dataclass(frozen=True)
 class Setting(clip.Setting):
     variant: str = ""  # of `guidance_variants`; none: the node itself
-    sampler: tuple[str, str] = ("euler", "normal")
+    sampler: tuple[str | Callable, str] = ("euler", "normal")
     steps: int = 16
 
 

@@ -5,10 +5,13 @@ pairs and reported on 200 other prompts. Two of the scorers do not ship; `train
 captioner_estimates` and `train matcher` make them. Pictures are kept, so a run that was stopped goes on.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from guidance_lab.experiments.evidence.clip import SEED, missing_and_extra
+from guidance_lab.experiments.evidence.guidance_variants import recurrent_euler
 from guidance_lab.experiments.evidence.likelihood import (
     CHOSEN_ON,
     REPORTED,
@@ -32,6 +35,7 @@ from tools.report import arguments, insert_tables, write_report
 NOISES = 1  # of a reported prompt
 CFG = "cfg 2"
 ALONE = {**THROUGH, "blend": "x0"}  # both were trained on the estimate alone
+REPEATED = (recurrent_euler, "normal")
 SETTINGS = {
     CFG: Setting(),
     "cosine 0.5": likely("clean", **THROUGH),
@@ -40,6 +44,8 @@ SETTINGS = {
     "likelihood, trained on estimates, 0.5, from the first step on": likely(
         "likelihood of estimates", **ALONE, start_percent=0.0
     ),
+    "likelihood 0.25, early steps repeated": replace(likely(**THROUGH, strength=0.25), sampler=REPEATED),
+    "cfg 2, early steps repeated": Setting(sampler=REPEATED),
     "match 0.25": likely("match", **ALONE, strength=0.25),
     "match 0.5": likely("match", **ALONE),
     "match 1.0": likely("match", **ALONE, strength=1.0),
@@ -135,7 +141,7 @@ def main() -> None:
             }  # fmt: skip
             if name == CFG:
                 unguided = pictures
-            else:  # does the scorer tell right pictures of CFG from wrong ones?
+            elif SETTINGS[name].clip:  # does the scorer tell right pictures of CFG from wrong ones?
                 captions = [scene.caption for scene in scenes]
                 judged = np.stack([studio.judged(SETTINGS[name], one, captions) for one in unguided])
                 row["tells"] = separation(judged, base)
