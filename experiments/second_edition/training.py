@@ -112,10 +112,10 @@ class Run:
         print(self.name, row, note, flush=True)
 
 
-def kept(name: str, folder: Path = CHECKPOINT) -> tuple[dict[str, torch.Tensor], int] | None:
-    """(weights in float32, samples seen) of `checkpoint/NAME.safetensors`, which travels with the repository; or
-    None."""
-    path = folder / f"{name}.safetensors"
+def kept(name: str, folder: Path | None = None) -> tuple[dict[str, torch.Tensor], int] | None:
+    """(weights in float32, samples seen) of NAME.safetensors in `folder` (`checkpoint/`, which travels with the
+    repository); or None."""
+    path = (folder or CHECKPOINT) / f"{name}.safetensors"
     if not path.exists():
         return None
     with safetensors.safe_open(path, "pt") as file:

@@ -276,7 +276,7 @@ def caption_residual() -> Example:
         captioner=models[6], decoder="vae", decoder__vae=models[2], scale=1.0, every=1, start_percent=0.1,
         end_percent=1.0, prompt=prompt,
     )  # fmt: skip
-    traced = example.node("GuidanceLab_GuidanceTrace", at=("with", 1), size=(270, 110), model=guided[0])
+    traced = example.node("GuidanceLab_GuidanceTrace", at=("with", 1), size=(270, 170), model=guided[0])
     _traced_twins(example, start, traced, "With caption guidance", "CFG 2 alone", "caption_residual", seed=7)
     return example
 
