@@ -38,6 +38,14 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, floor: 
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, t))))
 
 
+def descend(loss: torch.Tensor, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """One step down the gradient of `loss`, whose norm over the module's weights is cut at 1."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+
+
 class Run:
     """A resumable training run: named tensors and optimizer states in one checkpoint, replaced atomically; log lines in
     a JSONL file.

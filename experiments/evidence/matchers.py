@@ -1,10 +1,12 @@
 """Which matching model guides best in Shapes: a CLIP's cosine, a captioner's likelihood, an image-text match?
 
 All through the model beside CFG 2, on the prompts of `evidence likelihood`: strengths are chosen on one set of 200
-pairs and reported on 200 other prompts. Two of the scorers do not ship; `train
-captioner_estimates` and `train matcher` make them. Pictures are kept, so a run that was stopped goes on.
+pairs and reported on 200 other prompts. Two of the scorers do not ship; `train captioner_estimates` and `train matcher`
+make them. Pictures are kept, so a run that was stopped goes on.
 """
 
+import hashlib
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -25,10 +27,11 @@ from guidance_lab.experiments.evidence.likelihood import (
     separation,
 )
 from guidance_lab.experiments.evidence.pictures import DOCS, kept, table, weights_key
-from guidance_lab.experiments.train.captioner import labels
-from guidance_lab.experiments.train.matcher import matcher
+from guidance_lab.experiments.train.clip import normalized
+from guidance_lab.experiments.train.matcher import matcher, words
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
+from guidance_lab.shapes.read import judge, read
 from guidance_lab.weight_files.clip import MEAN, STD
 from tools.report import arguments, insert_tables, write_report
 
@@ -50,6 +53,7 @@ SETTINGS = {
     "match 0.5": likely("match", **ALONE),
     "match 1.0": likely("match", **ALONE, strength=1.0),
 }
+TRAINED = {"likelihood of estimates": "captioner_estimates", "match": "matcher"}  # scorer → its run
 REPORT = [CFG, "cosine 0.5", "likelihood 0.25", "likelihood, trained on estimates, 0.5", "match 0.5"]
 COLUMNS = ("pairs", "complex all", "against cfg", "from", "to", "right now", "wrong now", "missing", "extra", "tells")
 
@@ -76,8 +80,7 @@ class Matchers(Studio):
             """Picture i and caption i, where the node has all texts for every picture."""
 
             def score(self, view, step):
-                pixels = (view - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
-                return self.models[0].model(pixels, self.tokens, self.mask).log_softmax(-1)[:, 1]
+                return self.models[0].model(normalized(view), self.tokens, self.mask).log_softmax(-1)[:, 1]
 
         self.matches, network = OwnMatches, matcher()
         network.load_state_dict(trained("matcher"))
@@ -96,8 +99,7 @@ class Matchers(Studio):
 
     def match(self, captions: list[str]):
         def tokenizer(lines, **_):
-            ids, wanted = labels(lines)
-            return {"input_ids": ids, "attention_mask": (wanted != -100).long()}
+            return dict(zip(("input_ids", "attention_mask"), words(lines), strict=True))
 
         return self.matches(self.matching, tokenizer, MEAN, STD, 64, captions, "Shapes match")
 
@@ -106,6 +108,20 @@ class Matchers(Studio):
         """The scorer of a setting on finished pictures uint8 [N, 64, 64, 3] and their captions: [N]."""
         views = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         return self.aims(captions, setting.scorer).parts[0][1].score(views, None).numpy()
+
+
+def faults(pictures: np.ndarray, scenes: list) -> Counter[str]:
+    """How many pictures [noises, prompts, 64, 64, 3] are wrong in a thing, else in colour and texture, else in texture
+    only; the last is what is left.
+    """
+    found: Counter[str] = Counter()
+    for one in pictures:
+        for scene, picture in zip(scenes, one, strict=True):
+            judged = judge(scene, read(picture))
+            kinds = [key for key in ("object", "colour", "texture", "all") if judged[key] < 1]
+            if kinds:
+                found[kinds[0]] += 1
+    return found
 
 
 def main() -> None:
@@ -117,7 +133,9 @@ def main() -> None:
         folder = RUNS / "evidence" / f"matchers-{weights_key('main', 'text', 'vae', 'clip', 'captioner')}-{len(scenes)}"
         folder.mkdir(parents=True, exist_ok=True)
         seed, captions = SEED + 1000 * (1 + part) + 100 * noise, [scene.caption for scene in scenes]
-        path = folder / f"{part}_{noise}_{name.replace(' ', '_')}.npz"
+        run = TRAINED.get(SETTINGS[name].scorer)
+        digest = "_" + hashlib.sha256((RUNS / run / "last.pt").read_bytes()).hexdigest()[:8] if run else ""
+        path = folder / f"{part}_{noise}_{name.replace(' ', '_')}{digest}.npz"
         return kept(path, lambda: studio.draw(SETTINGS[name], captions, seed))["pictures"]
 
     tables, rows, ratios = [], [], {}
@@ -141,6 +159,8 @@ def main() -> None:
             }  # fmt: skip
             if name == CFG:
                 unguided = pictures
+                for kind, count in faults(pictures, scenes).items():
+                    ratios[f"wrong with cfg alone, pictures ({title}): {kind}"] = count
             elif SETTINGS[name].clip:  # does the scorer tell right pictures of CFG from wrong ones?
                 captions = [scene.caption for scene in scenes]
                 judged = np.stack([studio.judged(SETTINGS[name], one, captions) for one in unguided])

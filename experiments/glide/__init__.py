@@ -1,1 +1,1 @@
-"""GLIDE on Shapes: trains the small base, inpainting and upsampling networks that come with the pack."""
+"""GLIDE on Shapes: trains small base, inpainting and upsampling networks, which do not ship yet."""

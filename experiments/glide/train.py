@@ -11,7 +11,7 @@ from PIL import Image
 
 from guidance_lab.experiments.second_edition.train_diffusion import Average
 from guidance_lab.experiments.second_edition.training import RUNS, Run, autocast, kept, options, prepare
-from guidance_lab.experiments.training import learning_rate
+from guidance_lab.experiments.training import descend, learning_rate
 from guidance_lab.glide.model import quantise
 from guidance_lab.shapes.world import SIZE
 
@@ -115,10 +115,7 @@ def main() -> None:
         with autocast(device, args.bf16):
             out = model(*given, **{key: value.to(device) for key, value in around.items()})
         loss, parts = loss_of(out.cpu(), x, x0, t, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model, optimizer)
         average.update(model, step)
         before = run.samples
         run.done(args.batch, **parts)

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import torch
 
-from guidance_lab.experiments.training import initialize, learning_rate
+from guidance_lab.experiments.training import descend, initialize, learning_rate
 
 from .data import CHUNK, SCENES, scene
 from .models import WIDTH
@@ -116,10 +116,7 @@ def main() -> None:
         network.train()
         with autocast(device):
             loss = network(pixel_values=normalized(x), input_ids=ids.to(device), labels=wanted.to(device)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, network, optimizer)
         run.done(args.batch, loss=loss.item())
         if run.step % 500 == 0:
             run.log({"step": run.step} | accuracy(network, device))

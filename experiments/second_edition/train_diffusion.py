@@ -14,7 +14,7 @@ import json
 import numpy as np
 import torch
 
-from guidance_lab.experiments.training import initialize, learning_rate
+from guidance_lab.experiments.training import descend, initialize, learning_rate
 
 from .data import CHUNK, SCENES, scene
 from .latents import Latents
@@ -150,10 +150,7 @@ def main() -> None:
         weight = ((1 - a) / a).clamp(min=1.0)
         error = (guess.float() - eps).square()
         loss = (weight * error).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, unet, optimizer)
         average.update(unet, step)
         before = run.samples
         run.done(args.batch, loss=loss.item(), eps=error.mean().item())

@@ -13,7 +13,7 @@ import torch
 
 from guidance_lab.experiments.train.clip import normalized, pictures, through_vae
 from guidance_lab.experiments.train.diffusion import SCENES, scene
-from guidance_lab.experiments.training import Run, initialize, learning_rate
+from guidance_lab.experiments.training import Run, descend, initialize, learning_rate
 from guidance_lab.shapes.captioner import captioner, captioner_processor
 from guidance_lab.shapes.models import word_tokenizer
 from guidance_lab.shapes.render import render
@@ -91,10 +91,7 @@ def main() -> None:
         network.train()
         with torch.autocast("cpu", torch.bfloat16):
             loss = network(pixel_values=normalized(x), input_ids=ids, labels=wanted).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, network, optimizer)
         run.done(args.batch, loss=loss.item())
         if run.step % 500 == 0:
             for kind, right in check(network, decoded).items():

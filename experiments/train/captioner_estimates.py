@@ -17,7 +17,7 @@ from guidance_lab.experiments.train.captioner import accuracy, labels
 from guidance_lab.experiments.train.clip import normalized
 from guidance_lab.experiments.train.diffusion import SCENES, scene
 from guidance_lab.experiments.train.estimates import estimated
-from guidance_lab.experiments.training import Run, learning_rate
+from guidance_lab.experiments.training import Run, descend, learning_rate
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.render import render
 
@@ -81,10 +81,7 @@ def main() -> None:
         network.train()
         with torch.autocast("cpu", torch.bfloat16):
             loss = network(pixel_values=normalized(x), input_ids=ids, labels=wanted).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, network, optimizer)
         run.done(args.batch, loss=loss.item())
         if run.step % 500 == 0:
             for kind, right in check(network, drawn).items():

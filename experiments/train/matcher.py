@@ -17,7 +17,7 @@ from guidance_lab.experiments.train.captioner_estimates import CHECKED, RATE, pi
 from guidance_lab.experiments.train.clip import normalized, twin
 from guidance_lab.experiments.train.diffusion import SCENES, scene
 from guidance_lab.experiments.train.estimates import estimated
-from guidance_lab.experiments.training import RUNS, Run, learning_rate
+from guidance_lab.experiments.training import RUNS, Run, descend, learning_rate
 from guidance_lab.shapes.captioner import captioner
 from guidance_lab.shapes.world import parse
 
@@ -101,10 +101,7 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             match = logits(network, x, misled(captions, right, rng))
         loss = F.cross_entropy(match.float(), torch.from_numpy(right))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, network, optimizer)
         run.done(args.batch, loss=loss.item())
         if run.step % 500 == 0:
             print(run.step, {k: round(v, 3) for k, v in check(network, drawn).items()}, flush=True)
