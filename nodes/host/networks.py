@@ -6,6 +6,19 @@ from comfy.model_patcher import ModelPatcher
 
 from .gradient import alias
 
+# Their gradients on a CPU are wrong, in PyTorch 2.11 and silently, where a single picture and the gradient of what they
+# made of it lie in memory in different orders (attention after a norm, as in MobileCLIP, transposes).
+_NORMS = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
+
+
+def _contiguous_input(norm: torch.nn.Module, given: tuple) -> tuple | None:
+    return (given[0].contiguous(), *given[1:]) if len(given[0]) == 1 else None
+
+
+def _contiguous_gradient(norm: torch.nn.Module, given: tuple, out: torch.Tensor) -> None:
+    if out.requires_grad and len(out) == 1:
+        out.register_hook(torch.Tensor.contiguous)
+
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or a normal tensor on the same storage when it was made under inference mode (autograd refuses
@@ -21,7 +34,7 @@ def as_patcher(module: torch.nn.Module) -> ModelPatcher:
     """The module, frozen and in eval mode, as a model that ComfyUI loads on the device and offloads.
 
     Inference tensors in it are replaced by normal ones on the same storage. bfloat16 on a device that computes in it,
-    else float32.
+    else float32. Batch and instance norms get their memory in one order, without which their gradients can be wrong.
     """
     device = comfy.model_management.get_torch_device()
     dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
@@ -33,6 +46,9 @@ def as_patcher(module: torch.nn.Module) -> ModelPatcher:
             for name, value in part._buffers.items():
                 if value is not None:
                     part._buffers[name] = plain(value)
+            if isinstance(part, _NORMS):
+                part.register_forward_pre_hook(_contiguous_input)
+                part.register_forward_hook(_contiguous_gradient)
         module.to(dtype).eval()
     return ModelPatcher(module, load_device=device, offload_device=comfy.model_management.text_encoder_offload_device())
 
