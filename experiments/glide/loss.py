@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from guidance_lab.glide.diffusion import Schedule
@@ -9,6 +10,14 @@ from guidance_lab.glide.diffusion import Schedule
 # Largest weight of a step. The mean of a picture, its background, shows through noise that hides all else, so it is
 # decided where 1/SNR is in the hundreds; with 20 here most backgrounds came out as gray or sand.
 NOISY_END = 200.0
+# Only the last timesteps tell a network that text decides the background: from 970 on, its mean is lost in the noise.
+NOISY_STEPS, NOISY_SHARE = 900, 0.3
+
+
+def timesteps(batch: int, rng: np.random.Generator) -> np.ndarray:
+    """int64 [batch], uniform over 0..999; a share of NOISY_SHARE comes from NOISY_STEPS on."""
+    noisy = rng.random(batch) < NOISY_SHARE
+    return np.where(noisy, rng.integers(NOISY_STEPS, 1000, batch), rng.integers(0, 1000, batch))
 
 
 class HybridLoss:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from guidance_lab.experiments.second_edition.training import autocast
 from guidance_lab.glide.diffusion import FAST27, Schedule, ddim_sample, guide, p_sample
 from guidance_lab.glide.model import GlideModel
 from guidance_lab.shapes.read import judge, read
@@ -43,7 +44,9 @@ def edits(count: int, seed: int = 62) -> tuple[list[Scene], torch.Tensor, torch.
 
 
 @torch.no_grad()
-def draw(model: GlideModel, captions: list[str], size: int, cfg: float, seed: int = 7, **around) -> torch.Tensor:
+def draw(
+    model: GlideModel, captions: list[str], size: int, cfg: float, seed: int = 7, bf16: bool = False, **around
+) -> torch.Tensor:
     """[B, 3, size, size] in -1..1, with classifier-free guidance; the known part of `around`, if any, is put back at
     every step. Ancestral steps, and DDIM for an upsampler: from all but pure noise, 999, DDIM keeps for good what a
     network that is still learning gets wrong there.
@@ -62,7 +65,7 @@ def draw(model: GlideModel, captions: list[str], size: int, cfg: float, seed: in
         mask = around.get("inpaint_mask")
         return x0 if mask is None else x0 * (1 - mask) + around["inpaint_image"] * mask
 
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu", bf16):
         for i in reversed(range(len(schedule))):
             noise = torch.randn(x.shape, generator=generator)
             step = (network, x, i, schedule, noise)

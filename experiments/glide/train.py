@@ -16,7 +16,7 @@ from guidance_lab.glide.model import quantise
 from guidance_lab.shapes.world import SIZE
 
 from .data import LARGE, crops_to_enlarge, known, pictures, prompt, scene
-from .loss import HybridLoss
+from .loss import HybridLoss, timesteps
 from .network import CHECKPOINT, CONFIGS, untrained, words
 from .sampling import draw, edits, prompts, to_bytes, verdict
 
@@ -52,7 +52,7 @@ def example(name: str, indices: range, size: int, rng: np.random.Generator) -> t
     return x0, {"inpaint_image": x0, "inpaint_mask": known(len(x0), size, rng)}, captions
 
 
-def look(run: Run, name: str, model, size: int, count: int = 48, cfg: float = 3.0) -> None:
+def look(run: Run, name: str, model, size: int, bf16: bool, count: int = 48, cfg: float = 3.0) -> None:
     """Logs what the readers say to guided pictures, and keeps the pictures."""
     scenes, around = prompts(count), {}
     if name == "inpaint":
@@ -60,7 +60,7 @@ def look(run: Run, name: str, model, size: int, count: int = 48, cfg: float = 3.
         around = {"inpaint_image": image, "inpaint_mask": mask}
     if name == "upsample":
         size, cfg, around = LARGE, 1.0, {"low_res": quantise(pictures(scenes))}
-    x = draw(model, [wanted.caption for wanted in scenes], size, cfg, **around)
+    x = draw(model, [wanted.caption for wanted in scenes], size, cfg, bf16=bf16, **around)
     row = {"samples": run.samples, "size": size, "cfg": cfg} | verdict(scenes, x)
     if name == "upsample":
         row["error"] = round((x - pictures(scenes, LARGE)).abs().mean().item(), 4)
@@ -108,7 +108,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = warm * learning_rate(run.samples, samples, peak, warmup=0)
         x0, around, captions = example(args.name, range(run.samples, run.samples + args.batch), size, rng)
-        t = torch.from_numpy(rng.integers(0, 1000, args.batch))
+        t = torch.from_numpy(timesteps(args.batch, rng))
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(step))
         x = loss_of.noised(x0, t, noise)
         given = [value.to(device) for value in (x, t, *words(captions))]
@@ -120,7 +120,7 @@ def main() -> None:
         before = run.samples
         run.done(args.batch, **parts)
         if before // args.look != run.samples // args.look:
-            look(run, args.name, average.module, size)
+            look(run, args.name, average.module, size, args.bf16)
 
 
 if __name__ == "__main__":
