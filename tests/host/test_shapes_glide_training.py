@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from guidance_lab.experiments.glide import data, export, network, sampling, train
-from guidance_lab.experiments.glide.loss import NOISY_END, HybridLoss
+from guidance_lab.experiments.glide.loss import NOISY_END, NOISY_SHARE, NOISY_STEPS, HybridLoss, noise_of, timesteps
 from guidance_lab.experiments.train.export import in_8_bits
 from guidance_lab.glide import load, tokenize
 from guidance_lab.glide.diffusion import Schedule
@@ -175,3 +175,19 @@ def test_every_network_trains_and_goes_on(tmp_path, monkeypatch):
         (tmp_path / "runs" / f"glide-{name}" / "last.pt").unlink()
     run(train.main, "base", "--batch", "2", "--samples", "4", "--look", "1000")
     assert train.trained("base")[1] == 4, "the weights of the checkpoint were not taken"
+
+
+def test_many_timesteps_are_of_the_noisy_end():
+    rng = np.random.default_rng(0)
+    t = timesteps(20_000, rng)
+    assert t.min() >= 0 and t.max() == 999
+    expected = NOISY_SHARE + (1 - NOISY_SHARE) * (1000 - NOISY_STEPS) / 1000
+    assert abs((t >= NOISY_STEPS).mean() - expected) < 0.02
+    assert abs((timesteps(20_000, rng, 0.0) >= NOISY_STEPS).mean() - (1000 - NOISY_STEPS) / 1000) < 0.01
+
+
+def test_offset_noise_hides_the_mean_of_each_channel():
+    shape = torch.Size((400, 3, 64, 64))
+    plain, hidden = (noise_of(shape, k, torch.Generator().manual_seed(0)).mean((2, 3)) for k in (0.0, 0.1))
+    assert abs(plain.std() - 1 / 64) < 0.002  # all that hides a mean otherwise
+    assert abs(hidden.std() - (0.1**2 + 1 / 64**2) ** 0.5) < 0.01
