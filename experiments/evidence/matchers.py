@@ -1,13 +1,15 @@
 """Which matching model guides best in Shapes: a CLIP's cosine, a captioner's likelihood, an image-text match?
 
 All through the model beside CFG 2, on the prompts of `evidence likelihood`: strengths are chosen on one set of 200
-pairs and reported on 200 other prompts. Two of the scorers do not ship; `train captioner_estimates` and `train matcher`
-make them. Pictures are kept, so a run that was stopped goes on.
+pairs and reported on 200 other prompts. Three of the scorers do not ship; `train captioner_estimates`, `train
+captioner_own` and `train matcher` make them. Pictures are kept, so a run that was stopped goes on.
 """
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import replace
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -35,10 +37,10 @@ from guidance_lab.shapes.read import judge, read
 from guidance_lab.weight_files.clip import MEAN, STD
 from tools.report import arguments, insert_tables, write_report
 
-NOISES = 1  # of a reported prompt
 CFG = "cfg 2"
 ALONE = {**THROUGH, "blend": "x0"}  # both were trained on the estimate alone
 REPEATED = (recurrent_euler, "normal")
+OWN = "likelihood of own pictures"
 SETTINGS = {
     CFG: Setting(),
     "cosine 0.5": likely("clean", **THROUGH),
@@ -49,12 +51,29 @@ SETTINGS = {
     ),
     "likelihood 0.25, early steps repeated": replace(likely(**THROUGH, strength=0.25), sampler=REPEATED),
     "cfg 2, early steps repeated": Setting(sampler=REPEATED),
+    **{
+        f"likelihood, trained on own pictures, {strength:g}": likely(OWN, **ALONE, strength=strength)
+        for strength in (0.25, 0.5)
+    },
     "match 0.25": likely("match", **ALONE, strength=0.25),
     "match 0.5": likely("match", **ALONE),
     "match 1.0": likely("match", **ALONE, strength=1.0),
 }
-TRAINED = {"likelihood of estimates": "captioner_estimates", "match": "matcher"}  # scorer → its run
-REPORT = [CFG, "cosine 0.5", "likelihood 0.25", "likelihood, trained on estimates, 0.5", "match 0.5"]
+# scorer → its run
+TRAINED = {
+    "likelihood of estimates": "captioner_estimates",
+    OWN: "captioner_own",
+    "match": "matcher",
+}
+REPORT = [
+    CFG,
+    "cosine 0.5",
+    "likelihood 0.25",
+    "likelihood, trained on estimates, 0.5",
+    "likelihood, trained on own pictures, 0.25",
+    "likelihood, trained on own pictures, 0.5",
+    "match 0.5",
+]
 COLUMNS = ("pairs", "complex all", "against cfg", "from", "to", "right now", "wrong now", "missing", "extra", "tells")
 
 
@@ -66,15 +85,46 @@ def trained(name: str) -> dict[str, torch.Tensor]:
     return {key: value.float() for key, value in torch.load(path, weights_only=True)["model"].items()}
 
 
-class Matchers(Studio):
-    """Has the two scorers too that do not ship."""
+@cache
+def weights_digest(run: str) -> str:
+    """Changes with the weights, so that pictures of a scorer that is trained again are drawn again."""
+    digest = hashlib.sha256()
+    for value in trained(run).values():
+        digest.update(value.half().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
-    def __post_init__(self):
-        super().__post_init__()
-        from guidance_lab.nodes.captions.captioners import HeldNetwork
+
+@cache
+def captioner_of(run: str):
+    """The Shapes captioner with the weights of a run."""
+    from guidance_lab.nodes.captions.captioners import HeldNetwork
+    from guidance_lab.nodes.host.networks import as_patcher
+    from guidance_lab.nodes.shapes.demo_models import ShapesCaptioner
+
+    held, found = shipped.load_captioner(), ShapesCaptioner()
+    held.load_state_dict(trained(run))
+    found.models = (as_patcher(HeldNetwork(held)),)
+    return found
+
+
+class Matchers(Studio):
+    """Has the scorers too that do not ship."""
+
+    @cached_property
+    def matching(self) -> torch.nn.Module:
+        network = matcher()
+        network.load_state_dict(trained("matcher"))
+        return network.eval()
+
+    def aims(self, captions: list[str], scorer: str):
+        if scorer == "match":
+            return self.objective(((1.0, self.match(captions)),))
+        if scorer in TRAINED:
+            return self.objective(((1.0, self.likelihood(captioner_of(TRAINED[scorer]), captions, [], "token")),))
+        return super().aims(captions, scorer)
+
+    def match(self, captions: list[str]):
         from guidance_lab.nodes.clip_guidance.objectives.image_text_match import TextMatch
-        from guidance_lab.nodes.host.networks import as_patcher
-        from guidance_lab.nodes.shapes.demo_models import ShapesCaptioner
 
         class OwnMatches(TextMatch):
             """Picture i and caption i, where the node has all texts for every picture."""
@@ -82,26 +132,10 @@ class Matchers(Studio):
             def score(self, view, step):
                 return self.models[0].model(normalized(view), self.tokens, self.mask).log_softmax(-1)[:, 1]
 
-        self.matches, network = OwnMatches, matcher()
-        network.load_state_dict(trained("matcher"))
-        self.matching = network.eval()
-        held = shipped.load_captioner()
-        held.load_state_dict(trained("captioner_estimates"))
-        self.estimating = ShapesCaptioner()
-        self.estimating.models = (as_patcher(HeldNetwork(held)),)
-
-    def aims(self, captions: list[str], scorer: str):
-        if scorer == "likelihood of estimates":
-            return self.objective(((1.0, self.likelihood(self.estimating, captions, [], "token")),))
-        if scorer == "match":
-            return self.objective(((1.0, self.match(captions)),))
-        return super().aims(captions, scorer)
-
-    def match(self, captions: list[str]):
         def tokenizer(lines, **_):
             return dict(zip(("input_ids", "attention_mask"), words(lines), strict=True))
 
-        return self.matches(self.matching, tokenizer, MEAN, STD, 64, captions, "Shapes match")
+        return OwnMatches(self.matching, tokenizer, MEAN, STD, 64, captions, "Shapes match")
 
     @torch.no_grad()
     def judged(self, setting: Setting, pictures: np.ndarray, captions: list[str]) -> np.ndarray:
@@ -125,8 +159,15 @@ def faults(pictures: np.ndarray, scenes: list) -> Counter[str]:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0]).parse_args()
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", nargs="+", metavar="SETTING", choices=list(SETTINGS), help="other rows stay as they are"
+    )
+    parser.add_argument("--noises", type=int, default=1, help="of a reported prompt (1)")
+    args = parser.parse_args()
     studio, every = Matchers(), 10 if args.quick else 1
+    page = DOCS / "matchers.json"
+    before = json.loads(page.read_text(encoding="utf-8")) if args.only and page.exists() else {"rows": [], "ratios": {}}
 
     def drawn(name: str, part: int, noise: int) -> np.ndarray:
         scenes = prompts(part)[::every]
@@ -134,18 +175,22 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         seed, captions = SEED + 1000 * (1 + part) + 100 * noise, [scene.caption for scene in scenes]
         run = TRAINED.get(SETTINGS[name].scorer)
-        digest = "_" + hashlib.sha256((RUNS / run / "last.pt").read_bytes()).hexdigest()[:8] if run else ""
+        digest = f"_{weights_digest(run)}" if run else ""
         path = folder / f"{part}_{noise}_{name.replace(' ', '_')}{digest}.npz"
         return kept(path, lambda: studio.draw(SETTINGS[name], captions, seed))["pictures"]
 
-    tables, rows, ratios = [], [], {}
+    tables, rows, ratios = [], [], before["ratios"]
     for title, parts, noises, names in (
         ("chosen on", CHOSEN_ON, 1, list(SETTINGS)),
-        ("reported", REPORTED, NOISES, REPORT),
+        ("reported", REPORTED, args.noises, REPORT),
     ):
         scenes = [scene for part in parts for scene in prompts(part)[::every]]
         base, found = None, []
         for name in names:
+            if args.only and name not in (CFG, *args.only):
+                kept_rows = [row for row in before["rows"] if (row["set"], row["setting"]) == (title, name)]
+                found += [{key: value for key, value in row.items() if key != "set"} for row in kept_rows]
+                continue
             pictures = np.stack([np.concatenate([drawn(name, part, k) for part in parts]) for k in range(noises)])
             all_right = np.stack([right(one, scenes) for one in pictures])
             base = all_right if name == CFG else base
@@ -172,7 +217,7 @@ def main() -> None:
         ratios |= {f"complex all {one['setting']} - cfg alone ({title})": one["against cfg"] for one in found}
     write_report(args.json, ratios, rows)
     if not args.quick:
-        write_report(DOCS / "matchers.json", ratios, rows)
+        write_report(page, ratios, rows)
         insert_tables(DOCS / "clip.md", "\n\n".join(tables), "matchers")
 
 

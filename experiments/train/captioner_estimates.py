@@ -30,19 +30,24 @@ def rendered(indices: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack([render(scene(int(i))) for i in indices])).permute(0, 3, 1, 2).float() / 255
 
 
+def blurred(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Pictures [N, 3, 64, 64] made small, large again and a little noisy."""
+    small = int(rng.integers(12, 48))
+    x = F.interpolate(x, size=(small, small), mode="bilinear", antialias=True)
+    x = F.interpolate(x, size=(64, 64), mode="bilinear")
+    return x + 0.05 * torch.from_numpy(rng.standard_normal(x.shape).astype(np.float32))
+
+
 def pictures(drawn: dict[str, torch.Tensor], batch: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
     """(pictures [batch, 3, 64, 64] in 0..1, their scenes' captions): a quarter of each kind; `batch` is a multiple of
     four."""
     quarter, count = batch // 4, len(drawn["estimates"])
     fresh = rng.integers(count, SCENES, 2 * quarter)
     seen = rng.integers(0, count - CHECKED, 2 * quarter)
-    clear, blurred = rendered(fresh).split(quarter)
-    small = int(rng.integers(12, 48))
-    blurred = F.interpolate(blurred, size=(small, small), mode="bilinear", antialias=True)
-    blurred = F.interpolate(blurred, size=(64, 64), mode="bilinear")
-    blurred = blurred + 0.05 * torch.from_numpy(rng.standard_normal(blurred.shape).astype(np.float32))
+    clear, soft = rendered(fresh).split(quarter)
+    soft = blurred(soft, rng)
     rows = [drawn["estimates"][seen[:quarter]], drawn["redraws"][seen[quarter:]]]
-    x = torch.cat([clear, blurred, torch.cat(rows).permute(0, 3, 1, 2).float() / 255])
+    x = torch.cat([clear, soft, torch.cat(rows).permute(0, 3, 1, 2).float() / 255])
     return x, [scene(int(i)).caption for i in (*fresh, *seen)]
 
 

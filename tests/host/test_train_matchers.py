@@ -1,17 +1,22 @@
 """Scorers that guide in the evidence and do not ship: their training, and the sampler that repeats early steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from comfy.k_diffusion.sampling import sample_euler
 
 from guidance_lab.experiments.evidence.guidance_variants import recurrent_euler
-from guidance_lab.experiments.train import captioner_estimates, matcher
+from guidance_lab.experiments.train import captioner_estimates, captioner_own, matcher
 from guidance_lab.experiments.train.captioner import labels
 from guidance_lab.experiments.train.clip import normalized
 from guidance_lab.experiments.train.diffusion import scene
+from guidance_lab.experiments.train.own_pictures import caption_of
 from guidance_lab.shapes import shipped
+from guidance_lab.shapes.read import read
 from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import parse
 
 COUNT = captioner_estimates.CHECKED + 100
 
@@ -36,6 +41,51 @@ def test_pictures_and_captions_belong_together(drawn):
         expected = torch.tensor(render(scene(int(fresh[row])))).permute(2, 0, 1) / 255
         assert torch.allclose(x[row], expected) and captions[row] == scene(int(fresh[row])).caption
     assert (x[4:8].diff(dim=-1).abs().mean() < 0.1) and not torch.equal(x[4:8], x[:4])
+
+
+SHOWN = {  # what was asked for → (what the picture shows, its caption)
+    "a red ball on sand": ("a blue ball on sand", "a blue ball on sand"),
+    "a red ball left of a blue cube on sand": ("a blue cube left of a red ball on sand",) * 2,
+    "a red ball left of a blue cube on gray": ("a red ball on gray", "a red ball on gray"),
+    "a green car above a red star on black": ("a red star above a green house on sand",) * 2,
+    "a red ball left of a blue cube and above a green car on white": (
+        "a red ball left of a blue star and above a green car on white",
+    )
+    * 2,
+    "a red ball left of a blue ball on white": ("a blue ball left of a red ball on white",) * 2,
+}
+
+
+@pytest.mark.parametrize("asked", SHOWN)
+def test_a_picture_is_called_what_it_shows(asked):
+    shown, caption = SHOWN[asked]
+    rng = np.random.default_rng(3)
+    while True:  # places for what is shown: those of a random scene with as many things
+        placed = scene(int(rng.integers(10_000)))
+        wanted = parse(shown)
+        if len(placed.things) == len(wanted.things) and placed.relation == wanted.relation:
+            break
+    things = (replace(t, x=p.x, y=p.y, size=p.size) for t, p in zip(wanted.things, placed.things, strict=True))
+    picture = render(replace(wanted, things=tuple(things)))
+    assert caption_of(parse(asked), read(picture)) == caption
+
+
+def test_nothing_is_called_nothing():
+    assert caption_of(parse("a red ball on sand"), read(np.full((64, 64, 3), 118, np.uint8))) == ""
+
+
+def test_own_pictures_and_captions_belong_together():
+    count = captioner_own.CHECKED + 60
+    captions = [scene(i).caption if i % 3 else "" for i in range(count)]
+    gray = (torch.arange(count) % 200).byte().view(-1, 1, 1, 1, 1).expand(count, 3, 64, 64, 3)
+    drawn = gray + torch.tensor([0, 20, 40], dtype=torch.uint8).view(1, 3, 1, 1, 1)  # finished, and two estimates
+    x, said = captioner_own.batch_of(drawn, captions, 16, np.random.default_rng(0))
+    assert x.shape == (16, 3, 64, 64) and len(said) == 16 and "" not in said
+    shades = [round(float(value) * 255) for value in x[8:, 0, 0, 0]]
+    assert [captions[shade] for shade in shades[:4]] == said[8:12]  # finished
+    for shade, caption in zip(shades[4:], said[12:], strict=True):
+        assert caption in {captions[shade - 20], captions[max(0, shade - 40)]}
+    assert max(shades[:4]) < 60  # the kept ones are never shown
 
 
 def test_a_wrong_caption_is_wrong_and_a_right_one_is_left():
