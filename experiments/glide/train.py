@@ -4,6 +4,8 @@ Hybrid loss, 20 % of captions empty, EMA weights kept. The networks are convolut
 size first, four times as many for the same time, and the upsampler sees crops.
 """
 
+import shutil
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -99,6 +101,9 @@ def main() -> None:
             module.load_state_dict(weights[0])
         run.samples = weights[1]
         run.step = run.samples // args.batch
+        curve = CHECKPOINT / f"{args.name}.jsonl"
+        if curve.exists():  # or the export would leave the part before out
+            shutil.copy(curve, run.folder / "log.jsonl")
         print(f"{run.name}: begins from other weights at {run.samples} samples", flush=True)
     restarted = run.samples if weights else 0
     loss_of = HybridLoss(model.config.noise_schedule)

@@ -59,14 +59,18 @@ FAST_UNDO = """async () => {
   key("keydown", "z"); key("keyup", "z"); key("keyup", "Control");
 }"""
 
-# What a test that waits in vain would have to know: what is recorded, what there is, where the keys go.
+# What a test that waits in vain would have to know: what is recorded and differs from record to record, what there is,
+# where the keys go.
 HISTORY = """type => {
   const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
-  const nodes = [...tracker.undoQueue, tracker.activeState, app.rootGraph.serialize(), ...tracker.redoQueue]
-    .map(graph => graph.nodes.find(node => node.type === type));
+  const states = [...tracker.undoQueue, tracker.activeState, app.rootGraph.serialize(), ...tracker.redoQueue];
+  const nodes = states.map(graph => graph.nodes.find(node => node.type === type));
+  const changes = states.slice(1).map((graph, i) => graph.nodes.filter(node =>
+    JSON.stringify(node) !== JSON.stringify(states[i].nodes.find(one => one.id === node.id))));
   const { undoQueue, redoQueue, changeCount, _restoringState } = tracker;
   const focus = document.activeElement.outerHTML.slice(0, 200);
-  return JSON.stringify([undoQueue.length, redoQueue.length, changeCount, _restoringState, focus, nodes], null, 1);
+  const counts = [undoQueue.length, redoQueue.length, changeCount, _restoringState];
+  return JSON.stringify([...counts, focus, nodes, changes], null, 1);
 }"""
 
 DISCONNECT = """type => {

@@ -173,8 +173,10 @@ def test_every_network_trains_and_goes_on(tmp_path, monkeypatch):
         assert seen == samples == 4 and kept.keys() == weights.keys()
         assert all(torch.allclose(kept[key], weights[key], atol=1e-3) for key in kept)
         (tmp_path / "runs" / f"glide-{name}" / "last.pt").unlink()
+    (tmp_path / "checkpoint" / "base.jsonl").write_text("the curve so far\n")
     run(train.main, "base", "--batch", "2", "--samples", "4", "--look", "1000")
     assert train.trained("base")[1] == 4, "the weights of the checkpoint were not taken"
+    assert (tmp_path / "runs" / "glide-base" / "log.jsonl").read_text() == "the curve so far\n"
 
 
 def test_many_timesteps_are_of_the_noisy_end():
