@@ -337,21 +337,23 @@ def main() -> None:
         store.write_text(json.dumps(rows, indent=1))
         print(line(rows[name]), flush=True)
         gc.collect()
-    page = DOCS / "architectures.json"
-    before = {row["architecture"]: row for row in json.loads(page.read_text())["rows"]} if page.exists() else {}
-    rows = before | rows  # what another machine measured stays
     made = [rows[name] for name in CASES if name in rows]
-    text = "\n".join(
-        ["| architecture | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|", *map(line, made)]
-    )
     write_report(
         args.json,
         {f"kept / reserved {r['architecture']}": r["kept"] / r["reserved"] for r in made if "kept" in r},
         made,
     )
-    if not args.quick:
-        write_report(page, {}, made)
-        insert_tables(DOCS / "architectures.md", text)
+    if args.quick:
+        return
+    page = DOCS / "architectures.json"
+    elsewhere = {row["architecture"]: row for row in json.loads(page.read_text(encoding="utf-8"))["rows"]}
+    rows = elsewhere | rows  # what another machine measured stays on the page
+    made = [rows[name] for name in CASES if name in rows]
+    text = "\n".join(
+        ["| architecture | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|", *map(line, made)]
+    )
+    write_report(page, {}, made)
+    insert_tables(DOCS / "architectures.md", text)
 
 
 if __name__ == "__main__":

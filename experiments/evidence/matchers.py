@@ -38,7 +38,7 @@ from guidance_lab.weight_files.clip import MEAN, STD
 from tools.report import arguments, insert_tables, write_report
 
 CFG = "cfg 2"
-ALONE = {**THROUGH, "blend": "x0"}  # both were trained on the estimate alone
+ALONE = {**THROUGH, "blend": "x0"}  # these were trained on the estimate alone
 REPEATED = (recurrent_euler, "normal")
 OWN = "likelihood of own pictures"
 SETTINGS = {
@@ -167,7 +167,9 @@ def main() -> None:
     args = parser.parse_args()
     studio, every = Matchers(), 10 if args.quick else 1
     page = DOCS / "matchers.json"
-    before = json.loads(page.read_text(encoding="utf-8")) if args.only and page.exists() else {"rows": [], "ratios": {}}
+    before = {"rows": [], "ratios": {}}
+    if args.only and not args.quick:
+        before = json.loads(page.read_text(encoding="utf-8"))
 
     def drawn(name: str, part: int, noise: int) -> np.ndarray:
         scenes = prompts(part)[::every]

@@ -57,7 +57,7 @@ def check(network, drawn: torch.Tensor, captions: list[str]) -> dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument(
         "--pictures", type=int, default=3000, help="to draw; the first time, a quarter of a second each"
