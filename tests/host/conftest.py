@@ -42,6 +42,7 @@ import comfy.sd  # noqa: E402
 import nodes as comfy_nodes  # noqa: E402
 
 import tiny_checkpoint  # noqa: E402
+from run_async import run_async  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def pack_nodes(guidance_lab) -> dict[str, type]:
         extension = await guidance_lab.comfy_entrypoint()
         return await extension.get_node_list()
 
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(collect())}
+    return {node.GET_SCHEMA().node_id: node for node in run_async(collect())}
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def run_node(pack_nodes):
         node = pack_nodes[node_id].PREPARE_CLASS_CLONE(None)
         with torch.inference_mode():  # as ComfyUI executes a prompt
             if asyncio.iscoroutinefunction(node.execute):
-                return asyncio.run(node.EXECUTE_NORMALIZED_ASYNC(**inputs)).result
+                return run_async(node.EXECUTE_NORMALIZED_ASYNC(**inputs)).result
             return node.EXECUTE_NORMALIZED(**inputs).result
 
     return run

@@ -1,11 +1,11 @@
 """The fixtures themselves, and what the pack says when ComfyUI is not as it expects."""
 
-import asyncio
 import sys
 
 import comfy.model_base
 import pytest
 import torch
+from run_async import run_async
 
 
 def test_tiny_models_sample_and_differ(tiny_model, tiny_model_b, cond, latent, sample):
@@ -29,10 +29,24 @@ def test_sd15_layout_has_sixteen_cross_attentions(sd15_model):
     assert len(names) == 16
 
 
+def test_coroutines_of_a_test_run_beside_another_loop():
+    """As on a process that ran canvas tests before, where Playwright's loop still runs."""
+
+    async def outer():
+        return run_async(inner()), torch.is_inference_mode_enabled()
+
+    async def inner():
+        return torch.is_inference_mode_enabled()
+
+    with torch.inference_mode():
+        assert run_async(outer()) == (True, True)
+    assert run_async(outer()) == (False, False)
+
+
 def test_a_comfyui_that_is_too_old_is_told_so(guidance_lab, monkeypatch):
     monkeypatch.setattr("comfyui_version.__version__", "0.18.2")
     with pytest.raises(RuntimeError, match=r"needs ComfyUI 0\.27\.0 or newer, and this is 0\.18\.2: update ComfyUI\.$"):
-        asyncio.run(guidance_lab.comfy_entrypoint())
+        run_async(guidance_lab.comfy_entrypoint())
 
 
 def test_what_one_family_misses_in_comfyui_costs_no_other_node(guidance_lab, pack_nodes, monkeypatch, caplog):
@@ -42,6 +56,6 @@ def test_what_one_family_misses_in_comfyui_costs_no_other_node(guidance_lab, pac
     async def collect():
         return await (await guidance_lab.comfy_entrypoint()).get_node_list()
 
-    left = {node.GET_SCHEMA().node_id for node in asyncio.run(collect())}
+    left = {node.GET_SCHEMA().node_id for node in run_async(collect())}
     assert left == {name for name in pack_nodes if "GALIP" not in name}
     assert "no nodes of the family 'galip'" in caplog.text

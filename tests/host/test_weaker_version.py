@@ -2,13 +2,13 @@
 prompt.
 """
 
-import asyncio
 
 import execution
 import nodes as comfy_nodes
 import pytest
 import tiny_networks
 import torch
+from run_async import run_async
 from weaker_tools import EVERY_METHOD, JOINT, NEUTRAL, NODE, SIGMA, UNETS, predict
 
 
@@ -243,7 +243,7 @@ def queue_errors(pack_nodes, monkeypatch, **inputs) -> str:
         "2": {"class_type": NODE, "inputs": {"model": ["1", 0], **inputs}},
     }
     monkeypatch.setattr(comfy_nodes.CheckpointLoaderSimple, "INPUT_TYPES", classmethod(lambda s: {"required": {}}))
-    valid, errors, _ = asyncio.run(execution.validate_inputs("prompt", prompt, "2", {}))
+    valid, errors, _ = run_async(execution.validate_inputs("prompt", prompt, "2", {}))
     assert valid != bool(errors)
     return " ".join(error["details"] for error in errors)
 
