@@ -8,16 +8,23 @@ import torch
 from guidance_lab.glide.diffusion import Schedule
 
 # Largest weight of a step. The mean of a picture, its background, shows through noise that hides all else: only from
-# timestep 960 on, where 1/SNR is above 250, has a network to take it from the text. So the weight reaches that far, and
-# many timesteps are drawn there; with 20, and with uniform timesteps, backgrounds were as the noise would have them.
+# timestep 960 on, where 1/SNR is above 250, has a network to take it from the text. So the weight reaches that far; with
+# 20, and with uniform timesteps, backgrounds were as the noise would have them.
 NOISY_END = 1000.0
-NOISY_STEPS, NOISY_SHARE = 940, 0.4
+# (first timestep, one after the last, share of the samples); all others are uniform. From 940 on text decides the
+# background, which is learned soon (before, 0.4 of the samples were there); from 650 on, which object is drawn.
+SHARES = ((940, 1000, 0.15), (650, 940, 0.5))
 
 
-def timesteps(batch: int, rng: np.random.Generator, noisy_share: float = NOISY_SHARE) -> np.ndarray:
-    """int64 [batch], uniform over 0..999; a share of `noisy_share` comes from NOISY_STEPS on."""
-    noisy = rng.random(batch) < noisy_share
-    return np.where(noisy, rng.integers(NOISY_STEPS, 1000, batch), rng.integers(0, 1000, batch))
+def timesteps(batch: int, rng: np.random.Generator, shares: tuple[tuple[int, int, float], ...] = SHARES) -> np.ndarray:
+    """int64 [batch] of 0..999: `shares` of them uniform over parts, the rest over all."""
+    t = rng.integers(0, 1000, batch)
+    which, before = rng.random(batch), 0.0
+    for first, end, share in shares:
+        here = (which >= before) & (which < before + share)
+        t[here] = rng.integers(first, end, here.sum())
+        before += share
+    return t
 
 
 def noise_of(shape: torch.Size, offset: float, generator: torch.Generator) -> torch.Tensor:

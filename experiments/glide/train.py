@@ -18,14 +18,14 @@ from guidance_lab.glide.model import quantise
 from guidance_lab.shapes.world import SIZE
 
 from .data import LARGE, crops_to_enlarge, known, pictures, prompt, scene
-from .loss import NOISY_SHARE, HybridLoss, noise_of, timesteps
+from .loss import SHARES, HybridLoss, noise_of, timesteps
 from .network import CHECKPOINT, CONFIGS, untrained, words
 from .sampling import draw, edits, prompts, to_bytes, verdict
 
 # samples in all, of those at half the size, highest learning rate
 PLANS = {"base": (300_000, 80_000, 6e-4), "inpaint": (60_000, 0, 3e-4), "upsample": (60_000, 0, 1e-3)}
 
-OFFSET, OFFSET_UNTIL = 0.1, 0.8  # of the noise, and for which share of the samples
+OFFSET, OFFSET_UNTIL = 0.1, 0.8  # of the noise for base, and for which share of the samples
 
 
 def trained(name: str) -> tuple[dict[str, torch.Tensor], int] | None:
@@ -116,8 +116,8 @@ def main() -> None:
             group["lr"] = warm * learning_rate(run.samples, samples, peak, warmup=0)
         x0, around, captions = example(args.name, range(run.samples, run.samples + args.batch), size, rng)
         # an upsampler sees the background in its input
-        t = torch.from_numpy(timesteps(args.batch, rng, 0.0 if args.name == "upsample" else NOISY_SHARE))
-        offset = OFFSET if args.name != "upsample" and run.samples < OFFSET_UNTIL * samples else 0.0
+        t = torch.from_numpy(timesteps(args.batch, rng, () if args.name == "upsample" else SHARES))
+        offset = OFFSET if args.name == "base" and run.samples < OFFSET_UNTIL * samples else 0.0
         noise = noise_of(x0.shape, offset, torch.Generator().manual_seed(step))
         x = loss_of.noised(x0, t, noise)
         given = [value.to(device) for value in (x, t, *words(captions))]

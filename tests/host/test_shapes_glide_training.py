@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from guidance_lab.experiments.glide import data, export, network, sampling, train
-from guidance_lab.experiments.glide.loss import NOISY_END, NOISY_SHARE, NOISY_STEPS, HybridLoss, noise_of, timesteps
+from guidance_lab.experiments.glide.loss import NOISY_END, SHARES, HybridLoss, noise_of, timesteps
 from guidance_lab.experiments.train.export import in_8_bits
 from guidance_lab.glide import load, tokenize
 from guidance_lab.glide.diffusion import Schedule
@@ -179,13 +179,16 @@ def test_every_network_trains_and_goes_on(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "glide-base" / "log.jsonl").read_text() == "the curve so far\n"
 
 
-def test_many_timesteps_are_of_the_noisy_end():
-    rng = np.random.default_rng(0)
-    t = timesteps(20_000, rng)
-    assert t.min() >= 0 and t.max() == 999
-    expected = NOISY_SHARE + (1 - NOISY_SHARE) * (1000 - NOISY_STEPS) / 1000
-    assert abs((t >= NOISY_STEPS).mean() - expected) < 0.02
-    assert abs((timesteps(20_000, rng, 0.0) >= NOISY_STEPS).mean() - (1000 - NOISY_STEPS) / 1000) < 0.01
+def test_each_part_of_the_timesteps_has_its_share():
+    t = timesteps(40_000, np.random.default_rng(0))
+    assert t.min() == 0 and t.max() == 999
+    uniform = 1 - sum(share for *_, share in SHARES)
+    assert uniform > 0
+    for first, end, share in SHARES:
+        inside = (t >= first) & (t < end)
+        assert abs(inside.mean() - (share + uniform * (end - first) / 1000)) < 0.01
+        assert abs(t[inside].mean() - (first + end - 1) / 2) < 3
+    assert abs((timesteps(40_000, np.random.default_rng(0), ()) >= 940).mean() - 0.06) < 0.01
 
 
 def test_offset_noise_hides_the_mean_of_each_channel():
