@@ -8,8 +8,8 @@ import torch
 from guidance_lab.glide.diffusion import Schedule
 
 # Largest weight of a step. The mean of a picture, its background, shows through noise that hides all else: only from
-# timestep 960 on, where 1/SNR is above 250, has a network to take it from the text. So the weight reaches that far; with
-# 20, and with uniform timesteps, backgrounds were as the noise would have them.
+# timestep 960 on, where 1/SNR is above 250, has a network to take it from the text. So the weight reaches that far;
+# with 20, and with uniform timesteps, backgrounds were as the noise would have them.
 NOISY_END = 1000.0
 # (first timestep, one after the last, share of the samples); all others are uniform. From 940 on text decides the
 # background, which is learned soon (before, 0.4 of the samples were there); from 650 on, which object is drawn.

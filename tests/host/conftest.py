@@ -40,9 +40,9 @@ _BASE = _start_host()
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import nodes as comfy_nodes  # noqa: E402
+from run_async import run_async  # noqa: E402
 
 import tiny_checkpoint  # noqa: E402
-from run_async import run_async  # noqa: E402
 
 
 @pytest.fixture(scope="session")
