@@ -41,3 +41,8 @@ def tokens(captions: list[str]) -> torch.Tensor:
     end = tokenizer.eos_token_id
     rows = [tokenizer(caption)["input_ids"][: MAX_TOKENS - 1] for caption in captions]
     return torch.tensor([row + [end] * (MAX_TOKENS - len(row)) for row in rows])
+
+
+def lengths(ids: torch.Tensor) -> torch.Tensor:
+    """Ids [B, MAX_TOKENS] padded with `<end>` → how many are words, with the start and one end: [B]."""
+    return (ids != word_tokenizer().eos_token_id).sum(1) + 1

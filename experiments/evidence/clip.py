@@ -25,10 +25,9 @@ from guidance_lab.experiments.evidence.pictures import (
 )
 from guidance_lab.experiments.features import features
 from guidance_lab.experiments.sampling import BATCH, draw, encode
-from guidance_lab.experiments.train.noised_clip import lengths
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
-from guidance_lab.shapes.clip import tokens
+from guidance_lab.shapes.clip import lengths, tokens
 from guidance_lab.shapes.read import read
 from guidance_lab.shapes.render import render
 from guidance_lab.shapes.world import parse, random_scene

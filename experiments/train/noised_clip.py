@@ -15,7 +15,7 @@ from guidance_lab.experiments.train.clip import batch, contrastive_loss, picture
 from guidance_lab.experiments.training import Run, learning_rate
 from guidance_lab.guidance.glide import cosine_alpha_bars
 from guidance_lab.guidance.noised_clip import Encoder, ImageInput, NoisedCLIP, TextInput
-from guidance_lab.shapes.clip import tokens
+from guidance_lab.shapes.clip import lengths, tokens
 from guidance_lab.shapes.models import MAX_TOKENS, WIDTH, word_tokenizer
 
 IMAGE = {"width": 128, "depth": 4, "patch": 8}
@@ -46,11 +46,6 @@ def initialize_towers(model: NoisedCLIP) -> NoisedCLIP:
             else:
                 p.fill_(1.0 if name.endswith("weight") else 0.0)
     return model
-
-
-def lengths(ids: torch.Tensor) -> torch.Tensor:
-    """Ids [B, MAX_TOKENS] padded with `<end>` → how many are words, with the start and one end: [B]."""
-    return (ids != word_tokenizer().eos_token_id).sum(1) + 1
 
 
 def main() -> None:

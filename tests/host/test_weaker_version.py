@@ -2,7 +2,6 @@
 prompt.
 """
 
-
 import execution
 import nodes as comfy_nodes
 import pytest

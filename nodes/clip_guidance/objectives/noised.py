@@ -1,11 +1,14 @@
 """Objective: Noised CLIP, GLIDE's CLIP that reads noisy pictures."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from ....guidance.glide import cosine_alpha_bars, nearest_timestep, renoise
 from ....guidance.noised_clip import NoisedCLIP, load, pad_tokens
+from ....shapes.clip import lengths, tokens
+from ....shapes.shipped import noised_clip_files
 from ..._api import io
 from ...host.networks import as_patcher, dtype_of
 from ..clip_formats import read_weights
@@ -14,6 +17,7 @@ from ..objective import Scorer, ScoringStep
 from ..scorer_loader import scorer_file, scorer_files
 from .values import CATEGORY, lines_of, objective, objective_output, weight_input
 
+SHAPES = "Shapes noised CLIP (comes with the pack)"
 EMPTY = "The text of Objective: Noised CLIP is empty: write what the picture should show."
 
 
@@ -58,12 +62,32 @@ class RenoisedScore(NoisyScore):
         return sum(scores) / self.count
 
 
-def embed_text(clip: NoisedCLIP, lines: list[str]) -> torch.Tensor:
-    """Mean of the embeddings [1, D] of texts."""
+def load_pair(image_encoder: str, text_encoder: str) -> tuple[NoisedCLIP, Callable[[list[str]], tuple]]:
+    """(network, its tokenizer: texts → (ids [B, L], lengths [B])) of two names in the lists.
+
+    Raises ValueError, in one sentence, when they are not the two halves of one noised CLIP.
+    """
+    names = (image_encoder, text_encoder)
+    if SHAPES in names:
+        if names != (SHAPES, SHAPES):
+            raise ValueError(
+                f"'{SHAPES}' has both encoders: choose it in both lists of Objective: Noised CLIP, or in none."
+            )
+
+        def of_shapes(lines: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+            ids = tokens(lines)
+            return ids, lengths(ids)
+
+        return load(*noised_clip_files()), of_shapes
     words = open_clip().SimpleTokenizer()
+    network = load(*(read_weights(scorer_file(name), whole=False) for name in names))
+    return network, lambda lines: pad_tokens([words.encode(line) for line in lines])
+
+
+def embed_text(clip: NoisedCLIP, tokenize: Callable[[list[str]], tuple], lines: list[str]) -> torch.Tensor:
+    """Mean of the embeddings [1, D] of texts."""
     with torch.inference_mode(False), torch.no_grad():
-        tokens, lengths = pad_tokens([words.encode(line) for line in lines])
-        vectors = clip.text(tokens, lengths)
+        vectors = clip.text(*tokenize(lines))
         if not torch.isfinite(vectors).all():
             raise ValueError("The noised CLIP makes NaN of the text: its files are damaged; download them again.")
         mean = vectors.mean(0, keepdim=True)
@@ -85,13 +109,15 @@ class ObjectiveNoisedCLIP(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "image_encoder",
-                    options=scorer_files(),
-                    tooltip="GLIDE's clip_image_enc.pt, in models/clip_vision or models/text_encoders.",
+                    options=[*scorer_files(), SHAPES],
+                    tooltip="GLIDE's clip_image_enc.pt, in models/clip_vision or models/text_encoders. The one of "
+                    "Shapes comes with the pack; it knows the words of Shapes alone.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
-                    options=scorer_files(),
-                    tooltip="GLIDE's clip_text_enc.pt, in models/clip_vision or models/text_encoders.",
+                    options=[*scorer_files(), SHAPES],
+                    tooltip="GLIDE's clip_text_enc.pt, in models/clip_vision or models/text_encoders. The one of "
+                    "Shapes comes with the pack.",
                 ),
                 io.String.Input(
                     "text",
@@ -127,8 +153,8 @@ class ObjectiveNoisedCLIP(io.ComfyNode):
         lines = lines_of(text)
         if not lines:
             raise ValueError(EMPTY)
-        clip = load(*(read_weights(scorer_file(name), whole=False) for name in (image_encoder, text_encoder)))
-        target = embed_text(clip, lines)
+        clip, tokenize = load_pair(image_encoder, text_encoder)
+        target = embed_text(clip, tokenize, lines)
         if looks_at["looks_at"] == "sample":
             return io.NodeOutput(objective(weight, NoisyScore(clip, target)))
         timestep, count = looks_at.get("timestep", 250), looks_at.get("draws", 2)
