@@ -16,6 +16,7 @@ from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, 
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 MODELS = ("main", "early", "small")
+GLIDE = ("base", "inpaint", "upsample")
 GPT2_TOKENS = 50257
 GLIDE_GROUP_CHANNELS = 4  # of `glide.config.Config`: 32 channels are too few for 32 groups
 
@@ -104,7 +105,7 @@ def noised_clip_files() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor
 
 
 def glide_weights(name: str) -> dict[str, torch.Tensor]:
-    """The GLIDE network `name` (base, inpaint, upsample), once it ships, under the released names.
+    """The GLIDE network `name`, one of `GLIDE`, under the released names.
 
     The file has the rows of the token embedding that Shapes uses; all other tokens of GPT-2 are zeros: a word that
     Shapes does not have is a word without meaning.
