@@ -23,9 +23,9 @@ from .network import CHECKPOINT, CONFIGS, untrained, words
 from .sampling import draw, edits, prompts, to_bytes, verdict
 
 # samples in all, of those at half the size, highest learning rate
-PLANS = {"base": (300_000, 80_000, 6e-4), "inpaint": (60_000, 0, 3e-4), "upsample": (60_000, 0, 1e-3)}
+PLANS = {"base": (420_000, 80_000, 1e-3), "inpaint": (60_000, 0, 3e-4), "upsample": (112_000, 102_000, 1e-3)}
 
-OFFSET, OFFSET_UNTIL = 0.1, 0.8  # of the noise for base, and for which share of the samples
+OFFSET, OFFSET_UNTIL = 0.1, 190_000  # of the noise for base, and for how many samples: backgrounds are learned then
 
 
 def trained(name: str) -> tuple[dict[str, torch.Tensor], int] | None:
@@ -117,7 +117,7 @@ def main() -> None:
         x0, around, captions = example(args.name, range(run.samples, run.samples + args.batch), size, rng)
         # an upsampler sees the background in its input
         t = torch.from_numpy(timesteps(args.batch, rng, () if args.name == "upsample" else SHARES))
-        offset = OFFSET if args.name == "base" and run.samples < OFFSET_UNTIL * samples else 0.0
+        offset = OFFSET if args.name == "base" and run.samples < OFFSET_UNTIL else 0.0
         noise = noise_of(x0.shape, offset, torch.Generator().manual_seed(step))
         x = loss_of.noised(x0, t, noise)
         given = [value.to(device) for value in (x, t, *words(captions))]
