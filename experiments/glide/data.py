@@ -18,12 +18,14 @@ def scene(index: int) -> Scene:
     return random_scene(np.random.default_rng([6, index]))
 
 
-def prompt(drawn: Scene, rng: np.random.Generator) -> str:
-    """A caption to train on: empty, whole, or without background or colours; sometimes without its first article."""
+def prompt(drawn: Scene, rng: np.random.Generator) -> tuple[str, set[str] | None]:
+    """A caption to train on, and what `loose_caption` left out of it: whole, or without background or colours,
+    sometimes without its first article; or empty, and None.
+    """
     if rng.random() < EMPTY:
-        return ""
-    caption, _ = loose_caption(drawn, rng)
-    return caption.removeprefix("a ") if rng.random() < 0.1 else caption
+        return "", None
+    caption, left_out = loose_caption(drawn, rng)
+    return caption.removeprefix("a ") if rng.random() < 0.1 else caption, left_out
 
 
 def pictures(scenes: list[Scene], size: int = SIZE) -> torch.Tensor:

@@ -13,13 +13,14 @@ from PIL import Image
 
 from guidance_lab.experiments.second_edition.train_diffusion import Average
 from guidance_lab.experiments.second_edition.training import RUNS, Run, autocast, kept, options, prepare
-from guidance_lab.experiments.training import descend, learning_rate
+from guidance_lab.experiments.training import descend, initialize, learning_rate
 from guidance_lab.glide.model import quantise
-from guidance_lab.shapes.world import SIZE
+from guidance_lab.shapes.world import SIZE, Scene
 
 from .data import LARGE, crops_to_enlarge, known, pictures, prompt, scene
 from .loss import SHARES, HybridLoss, noise_of, timesteps
 from .network import CHECKPOINT, CONFIGS, untrained, words
+from .reading import WEIGHT, heads_for, reading_loss
 from .sampling import draw, edits, prompts, to_bytes, verdict
 
 # samples in all, of those at half the size, highest learning rate
@@ -43,9 +44,8 @@ def with_inputs(weights: dict[str, torch.Tensor], channels: int) -> dict[str, to
     return weights | {key: F.pad(weights[key], (0, 0, 0, 0, 0, channels))}
 
 
-def example(name: str, indices: range, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict, list[str]]:
-    """(pictures x0 [B, 3, size, size], what lies around them by the names of `denoise`, captions) of one step."""
-    scenes = [scene(index) for index in indices]
+def example(name: str, scenes: list[Scene], size: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict, list]:
+    """(pictures x0 [B, 3, size, size], what lies around them by the names of `denoise`, prompts) of one step."""
     captions = [prompt(drawn, rng) for drawn in scenes]
     if name == "upsample":
         x0, low = crops_to_enlarge(scenes, size, rng)
@@ -88,8 +88,11 @@ def main() -> None:
     peak = args.rate or planned[2]
     model = untrained(CONFIGS[args.name]).to(device)
     average = Average(model)
-    optimizer = torch.optim.AdamW(model.parameters(), peak, weight_decay=1e-3, fused=True)
-    run = Run(f"glide-{args.name}", {"model": model, "average": average, "optimizer": optimizer})
+    heads = heads_for(model.config)
+    initialize(heads, seed=6)
+    learned = torch.nn.ModuleList([model, heads])
+    optimizer = torch.optim.AdamW(learned.parameters(), peak, weight_decay=1e-3, fused=True)
+    run = Run(f"glide-{args.name}", {"model": model, "average": average, "heads": heads, "optimizer": optimizer})
     weights = None if run.samples else kept(args.name, CHECKPOINT)
     if weights is None and not run.samples and args.name == "inpaint":
         base = trained("base")
@@ -114,20 +117,23 @@ def main() -> None:
         warm = min(1.0, (run.samples - restarted + 1) / (100 * args.batch))
         for group in optimizer.param_groups:
             group["lr"] = warm * learning_rate(run.samples, samples, peak, warmup=0)
-        x0, around, captions = example(args.name, range(run.samples, run.samples + args.batch), size, rng)
+        scenes = [scene(index) for index in range(run.samples, run.samples + args.batch)]
+        x0, around, captions = example(args.name, scenes, size, rng)
         # an upsampler sees the background in its input
         t = torch.from_numpy(timesteps(args.batch, rng, () if args.name == "upsample" else SHARES))
         offset = OFFSET if args.name == "base" and run.samples < OFFSET_UNTIL else 0.0
         noise = noise_of(x0.shape, offset, torch.Generator().manual_seed(step))
         x = loss_of.noised(x0, t, noise)
-        given = [value.to(device) for value in (x, t, *words(captions))]
+        ids = [value.to(device) for value in words([caption for caption, _ in captions])]
         with autocast(device, args.bf16):
-            out = model(*given, **{key: value.to(device) for key, value in around.items()})
+            text = model.text(*ids)
+            out = model.denoise(x.to(device), t.to(device), *text, **{k: v.to(device) for k, v in around.items()})
         loss, parts = loss_of(out.cpu(), x, x0, t, noise)
-        descend(loss, model, optimizer)
+        read, right = reading_loss(heads, [value.cpu() for value in text], scenes, captions)
+        descend(loss + WEIGHT * read, learned, optimizer)
         average.update(model, step)
         before = run.samples
-        run.done(args.batch, **parts)
+        run.done(args.batch, **parts, read=right)
         if before // args.look != run.samples // args.look:
             look(run, args.name, average.module, size, args.bf16)
 

@@ -52,13 +52,13 @@ class Heads(torch.nn.Module):
     said.
     """
 
-    def __init__(self):
+    def __init__(self, scene_width: int = WIDTH, noun_width: int = WIDTH):
         super().__init__()
         sizes = {f"{k}{i}": len(v) + 1 for k, v in ATTRIBUTES.items() for i in range(3)}
         sizes |= {"background": len(BACKGROUNDS) + 1, "relation": len(RELATIONS) + 1}
-        self.scene = torch.nn.ModuleDict({k: torch.nn.Linear(WIDTH, n) for k, n in sizes.items()})
+        self.scene = torch.nn.ModuleDict({k: torch.nn.Linear(scene_width, n) for k, n in sizes.items()})
         noun = {k: len(v) + 1 for k, v in ATTRIBUTES.items()} | {"slot": 3, "relation": len(RELATIONS) + 1}
-        self.noun = torch.nn.ModuleDict({k: torch.nn.Linear(WIDTH, n) for k, n in noun.items()})
+        self.noun = torch.nn.ModuleDict({k: torch.nn.Linear(noun_width, n) for k, n in noun.items()})
 
 
 def targets(scene: Scene, left_out: set[str]) -> tuple[dict[str, int], list[dict[str, int]]]:
@@ -76,6 +76,21 @@ def targets(scene: Scene, left_out: set[str]) -> tuple[dict[str, int], list[dict
             # a causal encoder has not read the relation yet when it comes to the first noun
             nouns.append(row | {"slot": slot, "relation": 0 if slot == 0 else whole["relation"]})
     return whole, nouns
+
+
+def read_outs(
+    heads: Heads, pooled: torch.Tensor, nouns: torch.Tensor, rows: list[tuple[dict[str, int], list[dict[str, int]]]]
+) -> tuple[torch.Tensor, float]:
+    """(mean cross-entropy, share that is right) of what the heads read from pooled states [B, D] and from those of the
+    nouns [N, W], scene by scene; `rows`: the `targets` of the scenes."""
+    noun_rows = [row for _, its_nouns in rows for row in its_nouns]
+    losses, right = [], []
+    for head, states, labels in ((heads.scene, pooled, [whole for whole, _ in rows]), (heads.noun, nouns, noun_rows)):
+        for key, layer in head.items():
+            logits, label = layer(states), torch.tensor([row[key] for row in labels])
+            losses.append(F.cross_entropy(logits, label))
+            right.append((logits.argmax(1) == label).float().mean().item())
+    return torch.stack(losses).mean(), sum(right) / len(right)
 
 
 def main() -> None:
@@ -100,19 +115,12 @@ def main() -> None:
         hidden, _, pooled = model(ids)[:3]
         rows = [targets(scene, left_out) for scene, (_, left_out) in zip(scenes, captions, strict=True)]
         noun_states = hidden[torch.isin(ids, nouns_at)]  # row-major, so in the order of the things
-        noun_rows = [row for _, nouns in rows for row in nouns]
-        losses, right = [], []
-        for head, states, labels in ((heads.scene, pooled, [w for w, _ in rows]), (heads.noun, noun_states, noun_rows)):
-            for key, layer in head.items():
-                logits, label = layer(states), torch.tensor([row[key] for row in labels])
-                losses.append(F.cross_entropy(logits, label))
-                right.append((logits.argmax(1) == label).float().mean().item())
-        loss = torch.stack(losses).mean()
+        loss, right = read_outs(heads, pooled, noun_states, rows)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        run.done(args.batch, loss=loss.item(), right=sum(right) / len(right))
+        run.done(args.batch, loss=loss.item(), right=right)
     run.save()
 
 

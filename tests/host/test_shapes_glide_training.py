@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from guidance_lab.experiments.glide import data, export, network, sampling, train
+from guidance_lab.experiments.glide import data, export, network, reading, sampling, train
 from guidance_lab.experiments.glide.loss import NOISY_END, SHARES, HybridLoss, noise_of, timesteps
 from guidance_lab.experiments.train.export import in_8_bits
+from guidance_lab.experiments.training import initialize
 from guidance_lab.glide import load, tokenize
 from guidance_lab.glide.diffusion import Schedule
+from guidance_lab.glide.tokenizer import encode
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.read import judge, read
 from guidance_lab.shapes.render import render
@@ -74,7 +76,7 @@ def test_what_is_shipped_draws_as_what_was_trained(name, tmp_path, monkeypatch):
 
 def test_all_words_of_the_world_are_known_and_short():
     rng = np.random.default_rng(0)
-    captions = {data.prompt(random_scene(rng), rng) for _ in range(300)} | {"ball", "black", "above"}
+    captions = {data.prompt(random_scene(rng), rng)[0] for _ in range(300)} | {"ball", "black", "above"}
     _, mask = network.words(sorted(captions))
     assert mask.sum(1).max() < network.TEXT_CTX, "no caption is cut"
     with pytest.raises(KeyError):
@@ -196,3 +198,50 @@ def test_offset_noise_hides_the_mean_of_each_channel():
     plain, hidden = (noise_of(shape, k, torch.Generator().manual_seed(0)).mean((2, 3)) for k in (0.0, 0.1))
     assert abs(plain.std() - 1 / 64) < 0.002  # all that hides a mean otherwise
     assert abs(hidden.std() - (0.1**2 + 1 / 64**2) ** 0.5) < 0.01
+
+
+def test_nouns_are_found_in_the_tokens():
+    scenes = [data.scene(i) for i in range(100)]
+    for scene in scenes:
+        for caption in (scene.caption, scene.caption.removeprefix("a ")):
+            for thing, at in zip(scene.things, reading.noun_positions(caption, scene), strict=True):
+                tokens = encode(caption)
+                rest = caption[: caption.index(thing.name)]
+                assert at < len(tokens) and len(encode(rest.rstrip())) <= at
+                *_, last = encode(f" {thing.name}")
+                assert tokens[at] == last
+
+
+def test_the_text_transformer_learns_which_words_belong_together():
+    config = network.CONFIGS["base"]
+    model, heads = network.untrained(config), reading.heads_for(config)
+    initialize(heads, seed=0)
+    learned = nn.ModuleList([model.text_encoder, heads])
+    optimizer = torch.optim.AdamW(learned.parameters(), 3e-3)
+
+    def loss(step: int, bare: bool = False) -> tuple[torch.Tensor, float]:
+        rng = np.random.default_rng([1, step])
+        drawn = [data.scene(1000 * step + i) for i in range(48)]
+        prompts = [(scene.caption, set()) if bare else data.prompt(scene, rng) for scene in drawn]
+        return reading.reading_loss(heads, model.text(*network.words([p for p, _ in prompts])), drawn, prompts)
+
+    before = loss(999, bare=True)[1]
+    for step in range(100):
+        optimizer.zero_grad()
+        loss(step)[0].backward()
+        optimizer.step()
+    assert loss(999, bare=True)[1] > 2 * before
+    assert all(p.grad is None for p in model.unet.parameters())
+
+
+def test_empty_prompts_teach_no_reading():
+    config = network.CONFIGS["base"]
+    model, heads = drawing("base"), reading.heads_for(config)
+    initialize(heads, seed=0)
+    scenes = [data.scene(i) for i in range(3)]
+    prompts = [(scenes[0].caption, set()), ("", None), (scenes[2].caption, set())]
+    text = model.text(*network.words([prompt for prompt, _ in prompts]))
+    some = reading.reading_loss(heads, text, scenes, prompts)
+    kept = [value[[0, 2]] for value in text]
+    assert torch.allclose(some[0], reading.reading_loss(heads, kept, scenes[::2], prompts[::2])[0])
+    assert reading.reading_loss(heads, text, scenes, [("", None)] * 3)[0] == 0
