@@ -46,14 +46,14 @@ def with_inputs(weights: dict[str, torch.Tensor], channels: int) -> dict[str, to
 
 def example(name: str, scenes: list[Scene], size: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict, list]:
     """(pictures x0 [B, 3, size, size], what lies around them by the names of `denoise`, prompts) of one step."""
-    captions = [prompt(drawn, rng) for drawn in scenes]
+    asked = [prompt(drawn, rng) for drawn in scenes]
     if name == "upsample":
         x0, low = crops_to_enlarge(scenes, size, rng)
-        return x0, {"low_res": low}, captions
+        return x0, {"low_res": low}, asked
     x0 = pictures(scenes, size)
     if name == "base":
-        return x0, {}, captions
-    return x0, {"inpaint_image": x0, "inpaint_mask": known(len(x0), size, rng)}, captions
+        return x0, {}, asked
+    return x0, {"inpaint_image": x0, "inpaint_mask": known(len(x0), size, rng)}, asked
 
 
 def look(run: Run, name: str, model, size: int, bf16: bool, count: int = 48, cfg: float = 3.0) -> None:
@@ -118,18 +118,18 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = warm * learning_rate(run.samples, samples, peak, warmup=0)
         scenes = [scene(index) for index in range(run.samples, run.samples + args.batch)]
-        x0, around, captions = example(args.name, scenes, size, rng)
+        x0, around, asked = example(args.name, scenes, size, rng)
         # an upsampler sees the background in its input
         t = torch.from_numpy(timesteps(args.batch, rng, () if args.name == "upsample" else SHARES))
         offset = OFFSET if args.name == "base" and run.samples < OFFSET_UNTIL else 0.0
         noise = noise_of(x0.shape, offset, torch.Generator().manual_seed(step))
         x = loss_of.noised(x0, t, noise)
-        ids = [value.to(device) for value in words([caption for caption, _ in captions])]
+        ids = [value.to(device) for value in words([caption for caption, _ in asked])]
         with autocast(device, args.bf16):
             text = model.text(*ids)
             out = model.denoise(x.to(device), t.to(device), *text, **{k: v.to(device) for k, v in around.items()})
         loss, parts = loss_of(out.cpu(), x, x0, t, noise)
-        read, right = reading_loss(heads, [value.cpu() for value in text], scenes, captions)
+        read, right = reading_loss(heads, [value.cpu() for value in text], scenes, asked)
         descend(loss + WEIGHT * read, learned, optimizer)
         average.update(model, step)
         before = run.samples

@@ -8,8 +8,8 @@ token must know its own attributes and its place in the sentence (heads are drop
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from guidance_lab.experiments.train.text import read_outs
 from guidance_lab.experiments.training import initialize, learning_rate
 
 from .models import WIDTH, text_encoder
@@ -84,22 +84,12 @@ def main() -> None:
         hidden, _, pooled = model(ids.to(device))[:3]
         rows = [targets(scene, left_out) for scene, (_, left_out) in zip(scenes, captions, strict=True)]
         noun_states = hidden[torch.isin(ids, nouns_at).to(device)]  # row-major, so in the order of the nouns
-        noun_rows = [row for _, nouns in rows for row in nouns]
-        losses, right = [], []
-        for head, states, labels in (
-            (heads.scene, pooled, [whole for whole, _ in rows]),
-            (heads.noun, noun_states, noun_rows),
-        ):
-            for key, layer in head.items():
-                logits, label = layer(states), torch.tensor([row[key] for row in labels], device=device)
-                losses.append(F.cross_entropy(logits, label))
-                right.append((logits.argmax(1) == label).float().mean())
-        loss = torch.stack(losses).mean()
+        loss, right = read_outs(heads, pooled, noun_states, rows)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        run.done(args.batch, loss=loss.item(), right=torch.stack(right).mean().item())
+        run.done(args.batch, loss=loss.item(), right=right)
 
 
 if __name__ == "__main__":

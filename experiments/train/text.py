@@ -79,18 +79,22 @@ def targets(scene: Scene, left_out: set[str]) -> tuple[dict[str, int], list[dict
 
 
 def read_outs(
-    heads: Heads, pooled: torch.Tensor, nouns: torch.Tensor, rows: list[tuple[dict[str, int], list[dict[str, int]]]]
+    heads: torch.nn.Module,
+    pooled: torch.Tensor,
+    nouns: torch.Tensor,
+    rows: list[tuple[dict[str, int], list[dict[str, int]]]],
 ) -> tuple[torch.Tensor, float]:
-    """(mean cross-entropy, share that is right) of what the heads read from pooled states [B, D] and from those of the
-    nouns [N, W], scene by scene; `rows`: the `targets` of the scenes."""
+    """(mean cross-entropy, share that is right) of what heads (`scene` and `noun`, by what they say) read from pooled
+    states [B, D] and from those of the nouns [N, W], scene by scene; `rows`: the targets of the scenes, of their nouns.
+    """
     noun_rows = [row for _, its_nouns in rows for row in its_nouns]
     losses, right = [], []
     for head, states, labels in ((heads.scene, pooled, [whole for whole, _ in rows]), (heads.noun, nouns, noun_rows)):
         for key, layer in head.items():
-            logits, label = layer(states), torch.tensor([row[key] for row in labels])
+            logits, label = layer(states), torch.tensor([row[key] for row in labels], device=states.device)
             losses.append(F.cross_entropy(logits, label))
-            right.append((logits.argmax(1) == label).float().mean().item())
-    return torch.stack(losses).mean(), sum(right) / len(right)
+            right.append((logits.argmax(1) == label).float().mean())
+    return torch.stack(losses).mean(), torch.stack(right).mean().item()
 
 
 def main() -> None:

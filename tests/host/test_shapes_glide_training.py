@@ -204,7 +204,9 @@ def test_nouns_are_found_in_the_tokens():
     scenes = [data.scene(i) for i in range(100)]
     for scene in scenes:
         for caption in (scene.caption, scene.caption.removeprefix("a ")):
-            for thing, at in zip(scene.things, reading.noun_positions(caption, scene), strict=True):
+            positions = reading.noun_positions(caption, scene)
+            assert positions == sorted(set(positions)), "two nouns in one place"
+            for thing, at in zip(scene.things, positions, strict=True):
                 tokens = encode(caption)
                 rest = caption[: caption.index(thing.name)]
                 assert at < len(tokens) and len(encode(rest.rstrip())) <= at
@@ -212,7 +214,7 @@ def test_nouns_are_found_in_the_tokens():
                 assert tokens[at] == last
 
 
-def test_the_text_transformer_learns_which_words_belong_together():
+def test_the_text_transformer_learns_what_a_caption_says():
     config = network.CONFIGS["base"]
     model, heads = network.untrained(config), reading.heads_for(config)
     initialize(heads, seed=0)
