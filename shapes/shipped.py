@@ -16,6 +16,9 @@ from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, 
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 MODELS = ("main", "early", "small")
+# Network: its file.
+GLIDE = {"base": "glide_inpaint", "inpaint": "glide_inpaint", "upsample": "glide_upsample"}
+GLIDE_INPUT = "input_blocks.0.0.weight"
 GPT2_TOKENS = 50257
 GLIDE_GROUP_CHANNELS = 4  # of `glide.config.Config`: 32 channels are too few for 32 groups
 
@@ -104,12 +107,15 @@ def noised_clip_files() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor
 
 
 def glide_weights(name: str) -> dict[str, torch.Tensor]:
-    """The GLIDE network `name` (base, inpaint, upsample), once it ships, under the released names.
+    """The GLIDE network `name`, one of `GLIDE`, under the released names.
 
-    The file has the rows of the token embedding that Shapes uses; all other tokens of GPT-2 are zeros: a word that
-    Shapes does not have is a word without meaning.
+    Base is the inpainting network with nothing known: then the channels for what is known are zero, and so are left
+    out of its first convolution. The file has the rows of the token embedding that Shapes uses; all other tokens of
+    GPT-2 are zeros: a word that Shapes does not have is a word without meaning.
     """
-    sd, _ = _file(f"glide_{name}")
+    sd, _ = _file(GLIDE[name])
+    if name == "base":
+        sd[GLIDE_INPUT] = sd[GLIDE_INPUT][:, :3]
     tokens, rows = sd.pop("token_embedding.tokens"), sd["token_embedding.weight"]
     sd["token_embedding.weight"] = rows.new_zeros(GPT2_TOKENS, rows.shape[1])
     sd["token_embedding.weight"][tokens.long()] = rows

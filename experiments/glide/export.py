@@ -9,6 +9,7 @@ import torch
 
 from guidance_lab.experiments.second_edition.training import RUNS, write_weights
 from guidance_lab.experiments.train.export import in_8_bits, write
+from guidance_lab.shapes import shipped
 
 from .network import CHECKPOINT, CONFIGS, VOCABULARY
 from .train import trained
@@ -37,7 +38,7 @@ def main() -> None:
         if log.exists():
             shutil.copy(log, CHECKPOINT / f"{name}.jsonl")
         print(f"{name}: {samples} samples, {sum(map(torch.numel, weights.values())) / 1e6:.2f} M weights")
-        if args.ship:
+        if args.ship and f"glide_{name}" in shipped.GLIDE.values():
             write(f"glide_{name}", in_8_bits(released(weights)), {"samples": str(samples)})
 
 

@@ -11,7 +11,7 @@ from guidance_lab.glide.model import GlideModel
 from guidance_lab.shapes.read import judge, read
 from guidance_lab.shapes.world import COLOURS, OBJECTS, SIZE, Scene, parse, random_scene
 
-from .data import pictures
+from .data import around, pictures
 from .network import words
 
 STEPS = "25"
@@ -38,16 +38,15 @@ def edits(count: int, seed: int = 62) -> tuple[list[Scene], torch.Tensor, torch.
         things = [*old.things]
         things[place] = replace(thing, name=name, colour=colour)
         wanted.append(replace(old, things=tuple(things)))
-        top, left = (max(0, round(at - thing.size / 2) - 2) for at in (thing.y, thing.x))
-        mask[:, top : round(thing.y + thing.size / 2) + 2, left : round(thing.x + thing.size / 2) + 2] = 0
+        mask[0][around(thing, 2)] = 0
     return wanted, pictures(before), masks
 
 
 @torch.no_grad()
 def draw(
-    model: GlideModel, captions: list[str], size: int, cfg: float, seed: int = 7, bf16: bool = False, **around
+    model: GlideModel, captions: list[str], size: int, cfg: float, seed: int = 7, bf16: bool = False, **given
 ) -> torch.Tensor:
-    """[B, 3, size, size] in -1..1, with classifier-free guidance; the known part of `around`, if any, is put back at
+    """[B, 3, size, size] in -1..1, with classifier-free guidance; the known part of `given`, if any, is put back at
     every step. Ancestral steps, and DDIM for an upsampler: from all but pure noise, 999, DDIM keeps for good what a
     network that is still learning gets wrong there.
     """
@@ -58,12 +57,12 @@ def draw(
     cond, free = (model.text(*words(texts)) for texts in (captions, [""] * len(captions)))
 
     def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        out = model.denoise(x, t, *cond, **around)
-        return out if cfg == 1 else guide(out, model.denoise(x, t, *free, **around), cfg)
+        out = model.denoise(x, t, *cond, **given)
+        return out if cfg == 1 else guide(out, model.denoise(x, t, *free, **given), cfg)
 
     def put_back(x0: torch.Tensor) -> torch.Tensor:
-        mask = around.get("inpaint_mask")
-        return x0 if mask is None else x0 * (1 - mask) + around["inpaint_image"] * mask
+        mask = given.get("inpaint_mask")
+        return x0 if mask is None else x0 * (1 - mask) + given["inpaint_image"] * mask
 
     with autocast("cpu", bf16):
         for i in reversed(range(len(schedule))):

@@ -5,7 +5,7 @@ import torch
 
 from .._api import io
 from ..host.folders import path_of
-from .run_state import CATEGORY
+from .run_state import CATEGORY, SHIPPED
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FOLDER = "diffusion_models"
@@ -20,14 +20,14 @@ def precision_dtype(precision: str) -> torch.dtype:
 
 
 def load(path: str, dtype: torch.dtype) -> tuple:
-    """(MODEL, CLIP, VAE) of a GLIDE file; ValueError, in one sentence, when it is none."""
+    """(MODEL, CLIP, VAE) of a GLIDE file or of one of `SHIPPED`; ValueError, in one sentence, when it is none."""
     import comfy.sd
 
-    from ...glide.checkpoint import read, text_tensors
-    from .network import fingerprint, make_unet
+    from ...glide.checkpoint import text_tensors
+    from .network import fingerprint, make_unet, read_network
     from .text import make_clip
 
-    config, tensors = read(path)
+    config, tensors = read_network(path)
     text = text_tensors(tensors)
     model = make_unet(config, tensors, path, dtype)
     clip = make_clip(config, text, fingerprint(config, text), dtype)
@@ -45,7 +45,8 @@ class GLIDELoader(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Loads one of GLIDE's networks: text to 64×64 pixels, 64 to 256, or their inpainting variants. It "
-                "knows which by the weights. OpenAI publishes them under the MIT licence; nothing is downloaded."
+                "knows which by the weights. OpenAI publishes them under the MIT licence; nothing is downloaded. "
+                "Small ones that draw Shapes come with the pack."
             ),
             search_aliases=[
                 "GLIDE",
@@ -60,10 +61,11 @@ class GLIDELoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=folder_paths.get_filename_list(FOLDER),
+                    options=[*folder_paths.get_filename_list(FOLDER), *SHIPPED],
                     tooltip="A file in models/diffusion_models: base.pt, upsample.pt, base_inpaint.pt or "
                     "upsample_inpaint.pt as published, or a .safetensors of the same names. Only plain tensors are "
-                    "read; code in a file is never run.",
+                    "read; code in a file is never run. The Shapes networks know the words of Shapes alone, such as "
+                    "'a red ball on white', read 32 tokens and enlarge 64 to 128 pixels.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -93,4 +95,5 @@ class GLIDELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, precision="auto") -> io.NodeOutput:
-        return io.NodeOutput(*load(path_of(FOLDER, file), precision_dtype(precision)))
+        path = file if file in SHIPPED else path_of(FOLDER, file)
+        return io.NodeOutput(*load(path, precision_dtype(precision)))

@@ -1,6 +1,7 @@
 """GLIDE's U-Net as a model of ComfyUI's sampling. Imported when a model is loaded, and not before."""
 
 import hashlib
+from dataclasses import replace
 
 import comfy.conds
 import comfy.latent_formats
@@ -16,8 +17,9 @@ from ...glide.checkpoint import read, text_tensors, unet_tensors
 from ...glide.config import Config
 from ...glide.model import surroundings
 from ...glide.unet import UNet
+from ...shapes.shipped import GLIDE_GROUP_CHANNELS, glide_weights
 from .limits import attach_limits
-from .run_state import IMAGE, LOW_RES, MASK, STATE, TEXT
+from .run_state import IMAGE, LOW_RES, MASK, SHIPPED, STATE, TEXT
 
 # ComfyUI's beta schedules that equal GLIDE's to 3e-16; its "linear" is another one, the square of a line.
 SAMPLING = {
@@ -109,9 +111,17 @@ def fingerprint(config: Config, text: dict[str, torch.Tensor]) -> str:
     return f"{config.variant}:{digest.hexdigest()[:16]}"
 
 
+def read_network(path: str) -> tuple[Config, dict[str, torch.Tensor]]:
+    """(sizes, tensors) of a file, or of one of `SHIPPED` by its name in the list."""
+    if path not in SHIPPED:
+        return read(path)
+    config, tensors = read(glide_weights(SHIPPED[path]))
+    return replace(config, group_channels=GLIDE_GROUP_CHANNELS), tensors
+
+
 def load_unet(path: str, dtype: torch.dtype, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The MODEL of a file, without any patch. Its arguments stay with it, so that ComfyUI can read it again."""
-    config, tensors = read(path)
+    config, tensors = read_network(path)
     return make_unet(config, tensors, path, dtype, disable_dynamic)
 
 

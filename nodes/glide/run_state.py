@@ -6,6 +6,13 @@ import torch
 
 CATEGORY = "Guidance Lab/GLIDE"
 
+# What GLIDE Loader lists beside the user's files → its name in shapes/weights.
+SHIPPED = {
+    "Shapes GLIDE base (comes with the pack)": "base",
+    "Shapes GLIDE inpainting (comes with the pack)": "inpaint",
+    "Shapes GLIDE upsampler (comes with the pack)": "upsample",
+}
+
 # Keys that our nodes put into a conditioning.
 TEXT = "guidance_lab_glide_text"  # fingerprint of the text transformer that wrote it
 LOW_RES = "guidance_lab_glide_low_res"  # [B, 3, h, w] in -1..1, rounded to 8 bits: what an upsampler enlarges

@@ -43,9 +43,10 @@ def test_outputs_are_the_hosts_own_objects(models):
     assert len({id(patcher.model) for patcher in (model, early, small)}) == 3
 
 
-def test_everything_shipped_is_under_40_megabytes_and_galip_under_10_of_its_own():
+def test_everything_shipped_is_under_40_megabytes_and_galip_under_10_and_glide_under_8_of_their_own():
     sizes = {path.stem: path.stat().st_size for path in shipped.WEIGHTS.rglob("*.safetensors")}
     assert sizes.pop("galip") < 10e6
+    assert sum(sizes.pop(name) for name in set(shipped.GLIDE.values())) < 8e6
     assert sum(sizes.values()) < 40e6
 
 

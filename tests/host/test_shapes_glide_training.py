@@ -17,7 +17,7 @@ from guidance_lab.glide.tokenizer import encode
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.read import judge, read
 from guidance_lab.shapes.render import render
-from guidance_lab.shapes.world import random_scene
+from guidance_lab.shapes.world import Scene, random_scene
 
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -53,14 +53,16 @@ def test_the_fast_group_norm_is_pytorchs():
         assert torch.allclose(mine, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", network.CONFIGS)
+@pytest.mark.parametrize("name", shipped.GLIDE)
 def test_what_is_shipped_draws_as_what_was_trained(name, tmp_path, monkeypatch):
-    """From the small embedding of the training to GPT-2's, through 8 bits and the file."""
-    model, captions = drawing(name), ["a red striped ball left of a cyan cube on sand", "lizard", ""]
+    """From the small embedding of the training to GPT-2's, through 8 bits and the file; base out of inpaint's."""
+    file = shipped.GLIDE[name]
+    model = drawing(file.removeprefix("glide_"))
+    captions = ["a red striped ball left of a cyan cube on sand", "lizard", ""]
     monkeypatch.setattr("guidance_lab.experiments.train.export.WEIGHTS", tmp_path)
     monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
-    export.write(f"glide_{name}", in_8_bits(export.released(model.state_dict())))
-    assert (tmp_path / f"glide_{name}.safetensors").stat().st_size < 3.7e6
+    export.write(file, in_8_bits(export.released(model.state_dict())))
+    assert (tmp_path / f"{file}.safetensors").stat().st_size < 3.7e6
     library = load(shipped.glide_weights(name), group_channels=shipped.GLIDE_GROUP_CHANNELS)
     assert library.config.variant == network.CONFIGS[name].variant and library.config.vocabulary == 50257
     x, t = seeded(3, 3, 16, 16), torch.tensor([20, 500, 999])
@@ -138,10 +140,22 @@ def test_crops_to_enlarge_show_the_same_place():
 
 
 def test_masks_leave_something_to_learn():
-    masks = data.known(200, 64, np.random.default_rng(0))
-    assert masks.shape == (200, 1, 64, 64) and set(masks.unique().tolist()) == {0.0, 1.0}
+    scenes = [data.scene(i) for i in range(400)]
+    masks = data.known(scenes, 64, np.random.default_rng(0))
+    assert masks.shape == (400, 1, 64, 64) and set(masks.unique().tolist()) == {0.0, 1.0}
     shares = masks.mean((1, 2, 3))
-    assert 0.1 < (shares == 0).float().mean() < 0.3 and (shares == 1).sum() == 0 and shares.max() > 0.8
+    assert 0.4 < (shares == 0).float().mean() < 0.6 and (shares == 1).sum() == 0 and shares.max() > 0.8
+    half = data.known(scenes, 32, np.random.default_rng(0))
+    assert (torch.nn.functional.avg_pool2d(masks, 2) - half).abs().mean() < 0.02, "another place at another size"
+
+
+def test_the_square_around_a_thing_holds_all_of_it():
+    for scene in (data.scene(i) for i in range(40)):
+        bare = render(Scene((), scene.background, ""))
+        for thing in scene.things:
+            alone = render(Scene((thing,), scene.background, "")).astype(int)
+            alone[data.around(thing, 1)] = bare[data.around(thing, 1)]
+            assert (np.abs(alone - bare).max(-1) > 24).mean() < 0.01
 
 
 def test_an_edit_asks_for_something_else_inside_the_mask_only():

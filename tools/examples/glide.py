@@ -22,11 +22,11 @@ def _model(example: Example, name: str, title: str, at: tuple[str, int]) -> Ref:
     return example.node("GuidanceLab_GLIDELoader", title, at=at, size=(230, 0), file=f"{name}.pt", precision="auto")
 
 
-def _text(example: Example, title: str, at: tuple[str, int], model: Ref, text: str, height: int = 80) -> Ref:
+def add_text(example: Example, title: str, at: tuple[str, int], model: Ref, text: str, height: int = 80) -> Ref:
     return example.node("CLIPTextEncode", title, at=at, size=(270, height), clip=model[1], text=text)
 
 
-def _run(
+def add_run(
     example: Example, title: str, at, model, positive, negative, sampler, sigmas, latent, seed: int, cfg: float
 ) -> Ref:
     return example.node(
@@ -35,24 +35,24 @@ def _run(
     )  # fmt: skip
 
 
-def _latent(example: Example, at: tuple[str, int]) -> Ref:
+def add_latent(example: Example, at: tuple[str, int]) -> Ref:
     return example.node(
         "EmptyChromaRadianceLatentImage", "64×64", at=at, size=(230, 0), width=64, height=64, batch_size=1
     )
 
 
-def _steps(example: Example, at: tuple[str, int], model: Ref, steps: str, title: str, width: int = 230) -> Ref:
+def add_steps(example: Example, at: tuple[str, int], model: Ref, steps: str, title: str, width: int = 230) -> Ref:
     return example.node(
         "GuidanceLab_GLIDEScheduler", title, at=at, size=(width, 0), model=model[0], steps=steps, denoise=1.0
     )
 
 
-def _sampler(example: Example, at: tuple[str, int], method: str, title: str = "", width: int = 230) -> Ref:
+def add_sampler(example: Example, at: tuple[str, int], method: str, title: str = "", width: int = 230) -> Ref:
     more = {"method__eta": 0.0} if method == "ddim" else {}
     return example.node("GuidanceLab_GLIDESampler", title, at=at, size=(width, 0), method=method, **more)
 
 
-def _picture(
+def add_picture(
     example: Example, at: tuple[str, int], samples: Ref, model: Ref, scale: int, width: int = 220
 ) -> tuple[Ref, Ref]:
     decoded = example.node("VAEDecode", at=at, size=(width, 0), samples=samples[0], vae=model[2])
@@ -77,29 +77,30 @@ def text_to_image() -> Example:
         _model(example, "base", "Base", ("models", 0)),
         _model(example, "upsample", "Upsampler", ("models", 0)),
     )
-    latent = _latent(example, ("models", 0))
-    positive = _text(example, "Prompt", ("models", 0), base, prompt)
-    negative = _text(example, "Negative (empty)", ("models", 0), base, "", 60)
-    again = _text(example, "Prompt for the upsampler", ("models", 0), upsampler, prompt)
-    small = _run(
+    latent = add_latent(example, ("models", 0))
+    positive = add_text(example, "Prompt", ("models", 0), base, prompt)
+    negative = add_text(example, "Negative (empty)", ("models", 0), base, "", 60)
+    again = add_text(example, "Prompt for the upsampler", ("models", 0), upsampler, prompt)
+    small = add_run(
         example, "64 pixels", ("without", 1), base[0], positive[0], negative[0],
-        _sampler(example, ("without", 0), "ancestral")[0], _steps(example, ("without", 0), base, "100", "Steps")[0],
+        add_sampler(example, ("without", 0), "ancestral")[0],
+        add_steps(example, ("without", 0), base, "100", "Steps")[0],
         latent[0],
         1, 3.0,
     )  # fmt: skip
-    decoded, plain = _picture(example, ("without", 2), small, base, 8)
+    decoded, plain = add_picture(example, ("without", 2), small, base, 8)
     upsample = example.node(
         "GuidanceLab_GLIDEUpsample", at=("with", 0), size=(270, 0), conditioning=again[0], image=decoded[0],
         width=256, height=256,
         temperature=0.997,
     )  # fmt: skip
-    large = _run(
+    large = add_run(
         example, "256 pixels", ("with", 1), upsampler[0], upsample[0], upsample[0],
-        _sampler(example, ("with", 0), "ddim")[0], _steps(example, ("with", 0), upsampler, "fast27", "Steps")[0],
+        add_sampler(example, ("with", 0), "ddim")[0], add_steps(example, ("with", 0), upsampler, "fast27", "Steps")[0],
         upsample[1],
         2, 1.0,
     )  # fmt: skip
-    _, finished = _picture(example, ("with", 1), large, upsampler, 2)
+    _, finished = add_picture(example, ("with", 1), large, upsampler, 2)
     compare(example, plain[0], finished[0], "glide", "64 pixels", "256 pixels", side=420, height=350)
     return example
 
@@ -111,10 +112,10 @@ def own_clip() -> Example:
         "*strength* 3 → 1 → 6; the text of the objective and the prompt apart.", "*strength* を 3 → 1 → 6 に。",
         [FILES["base"], *NOISED_CLIP],
     )  # fmt: skip
-    base, latent = _model(example, "base", "Base", ("models", 0)), _latent(example, ("models", 0))
-    positive = _text(example, "Prompt", ("models", 0), base, prompt)
-    sampler = _sampler(example, ("models", 0), "ancestral")
-    steps = _steps(example, ("models", 0), base, "100", "Steps", 270)
+    base, latent = _model(example, "base", "Base", ("models", 0)), add_latent(example, ("models", 0))
+    positive = add_text(example, "Prompt", ("models", 0), base, prompt)
+    sampler = add_sampler(example, ("models", 0), "ancestral")
+    steps = add_steps(example, ("models", 0), base, "100", "Steps", 270)
     objective = example.node(
         "GuidanceLab_ObjectiveNoisedCLIP", at=("with", 0), size=(280, 210), image_encoder="clip_image_enc.pt",
         text_encoder="clip_text_enc.pt", text=prompt, weight=1.0, looks_at="sample",
@@ -126,15 +127,15 @@ def own_clip() -> Example:
         crops=0, whole_view=True, seed=0, size_="exact",
     )  # fmt: skip
     both = (positive[0], positive[0], sampler[0], steps[0], latent[0], 1, 1.0)
-    plain = _run(example, "Without", ("without", 0), base[0], *both)
-    steered = _run(example, "With", ("with", 2), guided[0], *both)
-    _, before = _picture(example, ("without", 1), plain, base, 8)
-    _, after = _picture(example, ("with", 2), steered, base, 8)
+    plain = add_run(example, "Without", ("without", 0), base[0], *both)
+    steered = add_run(example, "With", ("with", 2), guided[0], *both)
+    _, before = add_picture(example, ("without", 1), plain, base, 8)
+    _, after = add_picture(example, ("with", 2), steered, base, 8)
     compare(example, before[0], after[0], "glide_clip", side=420, height=350)
     return example
 
 
-def _mask(example: Example, at, nothing: Ref, x: int, y: int, width: int, height: int) -> Ref:
+def add_mask(example: Example, at, nothing: Ref, x: int, y: int, width: int, height: int) -> Ref:
     part = example.node("SolidMask", "What to draw anew", at=at, size=(230, 0), value=1.0, width=width, height=height)
     return example.node(
         "MaskComposite",
@@ -149,16 +150,16 @@ def _mask(example: Example, at, nothing: Ref, x: int, y: int, width: int, height
     )
 
 
-def _edit(
+def add_edit(
     example: Example, group: str, column: int, inpainter: Ref, text: str, negative: Ref, image, mask: Ref, draw, seed
 ):
     """Prompt and inpainting in `column`, the sampler in the next. Returns prompt's node, inpainting's and sampler's."""
-    prompt = _text(example, "Prompt", (group, column), inpainter, text)
+    prompt = add_text(example, "Prompt", (group, column), inpainter, text)
     inpaint = example.node(
         "GuidanceLab_GLIDEInpaint", at=(group, column), size=(270, 0), positive=prompt[0], negative=negative[0],
         image=image, mask=mask[0], width=64, height=64,
     )  # fmt: skip
-    sampled = _run(
+    sampled = add_run(
         example,
         "Draw",
         (group, column + 1),
@@ -191,25 +192,25 @@ def inpainting() -> Example:
     inpainter = _model(example, "base_inpaint", "Inpainting", ("models", 0))
     upsampler = _model(example, "upsample_inpaint", "Upsampling inpainting", ("models", 0))
     nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
-    latent = _latent(example, ("models", 0))
+    latent = add_latent(example, ("models", 0))
     draw = (
-        _sampler(example, ("models", 1), "ancestral", "Sampler of all", 270),
-        _steps(example, ("models", 1), base, "100", "Steps", 270),
+        add_sampler(example, ("models", 1), "ancestral", "Sampler of all", 270),
+        add_steps(example, ("models", 1), base, "100", "Steps", 270),
     )
-    empty = _text(example, "Negative (empty)", ("models", 1), base, "", 50)
-    nothing_said = _text(example, "Negative of the change", ("models", 1), inpainter, "", 50)
-    fast = _steps(example, ("models", 1), upsampler, "fast27", "Steps at 256", 270)
-    prompt = _text(example, "Prompt", ("without", 0), base, "a corgi in a field")
-    first = _run(
+    empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
+    nothing_said = add_text(example, "Negative of the change", ("models", 1), inpainter, "", 50)
+    fast = add_steps(example, ("models", 1), upsampler, "fast27", "Steps at 256", 270)
+    prompt = add_text(example, "Prompt", ("without", 0), base, "a corgi in a field")
+    first = add_run(
         example, "Draw", ("without", 1), base[0], prompt[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, 3.0
     )
-    picture, before = _picture(example, ("without", 2), first, base, 8)
+    picture, before = add_picture(example, ("without", 2), first, base, 8)
     text = "a corgi wearing a red hat in a field"
-    mask = _mask(example, ("with", 0), nothing, 16, 0, 32, 24)
-    inpaint, changed = _edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2)
+    mask = add_mask(example, ("with", 0), nothing, 16, 0, 32, 24)
+    inpaint, changed = add_edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2)
     small = example.node("VAEDecode", at=("with", 3), size=(220, 0), samples=changed[0], vae=inpainter[2])
     show(example, ("with", 3), small[0], "64 pixels", size=(220, 210))
-    again = _text(example, "Prompt", ("large", 0), upsampler, text)
+    again = add_text(example, "Prompt", ("large", 0), upsampler, text)
     source = example.node(
         "ImageScale", "The picture at 256", at=("large", 0), size=(270, 0), image=picture[0],
         upscale_method="bicubic", width=256, height=256,
@@ -225,8 +226,8 @@ def inpainting() -> Example:
         image=source[0],
         mask=inpaint[3], width=256, height=256,
     )  # fmt: skip
-    large = _run(example, "Draw", ("large", 2), upsampler[0], both[0], both[0], draw[0][0], fast[0], both[2], 3, 1.0)
-    _, after = _picture(example, ("large", 3), large, upsampler, 2)
+    large = add_run(example, "Draw", ("large", 2), upsampler[0], both[0], both[0], draw[0][0], fast[0], both[2], 3, 1.0)
+    _, after = add_picture(example, ("large", 3), large, upsampler, 2)
     compare(example, before[0], after[0], "glide_inpaint", "before", "after", side=266)
     return example
 
@@ -247,24 +248,26 @@ def editing() -> Example:
     )  # fmt: skip
     base = _model(example, "base", "Base", ("models", 0))
     inpainter = _model(example, "base_inpaint", "Inpainting", ("models", 0))
-    latent = _latent(example, ("models", 0))
+    latent = add_latent(example, ("models", 0))
     nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
-    sampler = _sampler(example, ("models", 1), "ancestral", "Sampler of all", 270)
-    draw = (sampler, _steps(example, ("models", 1), base, "100", "Steps", 270))
-    room = _text(example, "Prompt", ("models", 1), base, "a cozy living room")
-    empty = _text(example, "Negative (empty)", ("models", 1), base, "", 50)
-    nothing_said = _text(example, "Negative of the edits", ("models", 1), inpainter, "", 50)
-    first = _run(example, "Draw", ("without", 0), base[0], room[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, 3.0)
-    image, before = _picture(example, ("without", 1), first, base, 8)
+    sampler = add_sampler(example, ("models", 1), "ancestral", "Sampler of all", 270)
+    draw = (sampler, add_steps(example, ("models", 1), base, "100", "Steps", 270))
+    room = add_text(example, "Prompt", ("models", 1), base, "a cozy living room")
+    empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
+    nothing_said = add_text(example, "Negative of the edits", ("models", 1), inpainter, "", 50)
+    first = add_run(
+        example, "Draw", ("without", 0), base[0], room[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, 3.0
+    )
+    image, before = add_picture(example, ("without", 1), first, base, 8)
     edits = (
         ("a cozy living room with a painting of a corgi on the wall", 20, 6, 24, 18),
         ("a round coffee table in front of a couch", 16, 40, 32, 20),
     )
     for i, (text, x, y, width, height) in enumerate(edits):
         group = f"edit{i}"
-        mask = _mask(example, (group, 0), nothing, x, y, width, height)
-        _, changed = _edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i)
-        image, after = _picture(example, (group, 3), changed, inpainter, 8)
+        mask = add_mask(example, (group, 0), nothing, x, y, width, height)
+        _, changed = add_edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i)
+        image, after = add_picture(example, (group, 3), changed, inpainter, 8)
         if i == 0:
             show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
     compare(example, before[0], after[0], "glide_edits", "the empty room", "all edits", side=266)

@@ -1,0 +1,175 @@
+"""The GLIDE examples that run on the small networks that come with the pack."""
+
+from tools.examples.glide import add_edit, add_latent, add_mask, add_picture, add_run, add_sampler, add_steps, add_text
+from tools.examples.parts import compare, show
+from tools.examples.plan import Example, Ref
+
+STEPS, CFG = "25", 3.0
+NOISED_CLIP = "Shapes noised CLIP (comes with the pack)"
+NOT_COUNTED = "**How often is it seen?** Not counted yet."
+
+
+def _note(what: str, attempt: str, ja: str) -> str:
+    return f"### {what}\n**Try:** {attempt}\n\n{NOT_COUNTED}\n\n**試す:** {ja}"
+
+
+def _model(example: Example, name: str, title: str, at: tuple[str, int]) -> Ref:
+    file = f"Shapes GLIDE {name} (comes with the pack)"
+    return example.node("GuidanceLab_GLIDELoader", title, at=at, size=(300, 0), file=file, precision="auto")
+
+
+def text_to_image() -> Example:
+    example = Example(
+        "GLIDE text to image (Shapes)",
+        _note(
+            "64 pixels, then 128: all of GLIDE, small",
+            "*cfg* of *64 pixels* 3 → 1 → 8; *steps* 25 → 10; another prompt, the same in both.",
+            "*cfg* を 3 → 1 → 8、*steps* を 25 → 10 に。プロンプトは両方同じに。",
+        ),
+        groups={
+            "models": ("1 models", "#3f789e"), "without": ("2 without: 64 pixels", "#888888"),
+            "with": ("3 with the upsampler: 128 pixels", "#b06634"), "compare": ("4 compare", "#88AA88"),
+        },
+    )  # fmt: skip
+    prompt = "a red striped lizard on sand"
+    base = _model(example, "base", "Base", ("models", 0))
+    upsampler = _model(example, "upsampler", "Upsampler", ("models", 0))
+    latent = add_latent(example, ("models", 0))
+    positive = add_text(example, "Prompt", ("models", 0), base, prompt)
+    negative = add_text(example, "Negative (empty)", ("models", 0), base, "", 60)
+    again = add_text(example, "Prompt for the upsampler", ("models", 0), upsampler, prompt)
+    sampler, steps = (
+        add_sampler(example, ("without", 0), "ancestral"),
+        add_steps(example, ("without", 0), base, STEPS, "Steps"),
+    )
+    small = add_run(
+        example, "64 pixels", ("without", 1), base[0], positive[0], negative[0], sampler[0], steps[0], latent[0], 1, CFG
+    )
+    decoded, plain = add_picture(example, ("without", 2), small, base, 8)
+    upsample = example.node(
+        "GuidanceLab_GLIDEUpsample", at=("with", 0), size=(270, 0), conditioning=again[0], image=decoded[0],
+        width=128, height=128, temperature=0.997,
+    )  # fmt: skip
+    fast = add_steps(example, ("with", 0), upsampler, "fast27", "Steps")
+    large = add_run(
+        example, "128 pixels", ("with", 1), upsampler[0], upsample[0], upsample[0],
+        add_sampler(example, ("with", 0), "ddim")[0], fast[0], upsample[1], 2, 1.0,
+    )  # fmt: skip
+    _, finished = add_picture(example, ("with", 1), large, upsampler, 4)
+    compare(example, plain[0], finished[0], "glide_shapes", "64 pixels", "128 pixels", side=420, height=350)
+    return example
+
+
+def guided() -> Example:
+    example = Example(
+        "GLIDE with CLIP guidance (Shapes)",
+        _note(
+            "A CLIP guides GLIDE, without CFG",
+            "*strength* 0.25 → 0 → 1; the text of the objective and the prompt apart.",
+            "*strength* を 0.25 → 0 → 1 に。目標のテキストとプロンプトを別々に。",
+        ),
+    )
+    prompt = "a yellow striped ball on black"
+    base, latent = _model(example, "base", "Base", ("models", 0)), add_latent(example, ("models", 0))
+    positive = add_text(example, "Prompt", ("models", 0), base, prompt)
+    sampler = add_sampler(example, ("models", 0), "ancestral", width=300)
+    steps = add_steps(example, ("models", 0), base, STEPS, "Steps", 300)
+    objective = example.node(
+        "GuidanceLab_ObjectiveNoisedCLIP", at=("with", 0), size=(280, 210), image_encoder=NOISED_CLIP,
+        text_encoder=NOISED_CLIP, text=prompt, weight=1.0, looks_at="sample",
+    )  # fmt: skip
+    pulled = example.node(
+        "GuidanceLab_CLIPGuidance", at=("with", 1), size=(280, 0), model=base[0], objective=objective[0],
+        decoder="latent_rgb", strength=0.25, start_percent=0.0, end_percent=1.0, gradient="x0", blend="x0", every=1,
+        crops=0, whole_view=True, seed=0, size_="rms",
+    )  # fmt: skip
+    both = (positive[0], positive[0], sampler[0], steps[0], latent[0], 1, 1.0)
+    plain = add_run(example, "Without", ("without", 0), base[0], *both)
+    steered = add_run(example, "With", ("with", 2), pulled[0], *both)
+    _, before = add_picture(example, ("without", 1), plain, base, 8)
+    _, after = add_picture(example, ("with", 2), steered, base, 8)
+    compare(example, before[0], after[0], "glide_shapes_clip", side=420, height=350)
+    return example
+
+
+def inpainting() -> Example:
+    example = Example(
+        "GLIDE inpainting (Shapes)",
+        _note(
+            "One thing becomes another, the rest stays",
+            "the *Prompt* of the change; *x*, *y* and size of the mask; *cfg* 5 → 1.",
+            "変更用の *Prompt*、マスクの位置と大きさ、*cfg* を 5 → 1 に。",
+        ),
+        groups={
+            "models": ("1 models", "#3f789e"), "without": ("2 without: the picture", "#888888"),
+            "with": ("3 with: a part anew", "#b06634"), "compare": ("4 compare", "#88AA88"),
+        },
+    )  # fmt: skip
+    base = _model(example, "base", "Base", ("models", 0))
+    inpainter = _model(example, "inpainting", "Inpainting", ("models", 0))
+    latent = add_latent(example, ("models", 0))
+    nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
+    draw = (
+        add_sampler(example, ("models", 1), "ancestral", "Sampler of both", 270),
+        add_steps(example, ("models", 1), base, STEPS, "Steps", 270),
+    )
+    empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
+    nothing_said = add_text(example, "Negative of the change", ("models", 1), inpainter, "", 50)
+    prompt = add_text(example, "Prompt", ("without", 0), base, "a red ball left of a blue car on white")
+    first = add_run(
+        example, "Draw", ("without", 1), base[0], prompt[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, CFG
+    )
+    picture, before = add_picture(example, ("without", 2), first, base, 8)
+    mask = add_mask(example, ("with", 0), nothing, 32, 0, 32, 64)
+    text = "a red ball left of a green star on white"
+    _, changed = add_edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2)
+    _, after = add_picture(example, ("with", 3), changed, inpainter, 8)
+    compare(example, before[0], after[0], "glide_shapes_inpaint", "before", "after", side=420, height=350)
+    return example
+
+
+def editing() -> Example:
+    example = Example(
+        "GLIDE iterative editing (Shapes)",
+        _note(
+            "Edit after edit: each draws a part of the picture before it",
+            "the *Prompt* of an edit, or *x*, *y* and size of its mask. Later edits follow by themselves.",
+            "各編集の *Prompt* やマスクの位置・大きさ。後の編集は自動的に続きます。",
+        ),
+        groups={
+            "models": ("1 models", "#3f789e"), "without": ("2 without: two things", "#888888"),
+            "edit0": ("3 another one", "#b06634"), "edit1": ("4 and a third", "#b06634"),
+            "compare": ("5 compare", "#88AA88"),
+        },
+        columns=[["models"], ["without", "edit0", "edit1"], ["compare"]],
+    )  # fmt: skip
+    base = _model(example, "base", "Base", ("models", 0))
+    inpainter = _model(example, "inpainting", "Inpainting", ("models", 0))
+    latent = add_latent(example, ("models", 0))
+    nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
+    sampler = add_sampler(example, ("models", 1), "ancestral", "Sampler of all", 270)
+    draw = (sampler, add_steps(example, ("models", 1), base, STEPS, "Steps", 270))
+    start = "a red ball left of a blue car and above a green cube on gray"
+    begin = add_text(example, "Prompt", ("models", 1), base, start)
+    empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
+    nothing_said = add_text(example, "Negative of the edits", ("models", 1), inpainter, "", 50)
+    first = add_run(
+        example, "Draw", ("without", 0), base[0], begin[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, CFG
+    )
+    image, before = add_picture(example, ("without", 1), first, base, 8)
+    edits = (
+        ("a red ball left of a yellow star and above a green cube on gray", 32, 2, 30, 30),
+        ("a red ball left of a yellow star and above a purple house on gray", 2, 32, 30, 30),
+    )
+    for i, (text, x, y, width, height) in enumerate(edits):
+        group = f"edit{i}"
+        mask = add_mask(example, (group, 0), nothing, x, y, width, height)
+        _, changed = add_edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i)
+        image, after = add_picture(example, (group, 3), changed, inpainter, 8)
+        if i == 0:
+            show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
+    compare(example, before[0], after[0], "glide_shapes_edits", "at first", "all edits", side=266)
+    return example
+
+
+MAKERS = [text_to_image, guided, inpainting, editing]
