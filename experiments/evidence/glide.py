@@ -26,6 +26,7 @@ from guidance_lab.experiments.evidence.pictures import (
     weights_key,
 )
 from guidance_lab.experiments.features import features
+from guidance_lab.experiments.glide.data import around
 from guidance_lab.experiments.glide.sampling import edits
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.glide.model import quantise
@@ -46,7 +47,7 @@ ENLARGED_COLUMNS = (
     "all after",
     *(f"error {at}{by}" for at in ("at edges", "elsewhere") for by in ("", ", bilinear")),
 )
-EDIT_COLUMNS = ("cfg", "known off by", "object", "colour", "texture", "all", "seam", "seam of a render")
+EDIT_COLUMNS = ("pictures", "known off by", "object", "colour", "texture", "all", "seam", "seam of a render")
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,20 @@ def draw(glide: Glide, setting: Setting, aims: Aims, captions: list[str]) -> np.
     return np.concatenate(pictures)
 
 
-def fill(glide: Glide, wanted: list[Scene], before: np.ndarray, known: np.ndarray, cfg: float, seed: int) -> np.ndarray:
-    """Pictures uint8 [N, 64, 64, 3] with what is not `known` (bool [N, 64, 64]) drawn anew as the scenes say."""
+def named_alone(scene: Scene, known: np.ndarray) -> str:
+    """A prompt for the thing alone whose centre is not known, as the paper's edits in a row name what is new."""
+    (thing,) = (thing for thing in scene.things if not known[int(thing.y), int(thing.x)])
+    return replace(scene, things=(thing,), relation=None).caption
+
+
+def fill(glide: Glide, asked: list[str], before: np.ndarray, known: np.ndarray, cfg: float, seed: int) -> np.ndarray:
+    """Pictures uint8 [N, 64, 64, 3] with what is not `known` (bool [N, 64, 64]) drawn anew as the prompts say."""
     from guidance_lab.nodes.glide.inpaint import GLIDEInpaint
 
     pictures = []
-    for i, start in enumerate(range(0, len(wanted), BATCH)):
+    for i, start in enumerate(range(0, len(asked), BATCH)):
         rows = slice(start, start + BATCH)
-        captions = [scene.caption for scene in wanted[rows]]
+        captions = asked[rows]
         image = torch.from_numpy(before[rows]).float() / 255
         mask = torch.from_numpy(~known[rows]).float()
         positive, negative, latent, _ = GLIDEInpaint.execute(
@@ -198,14 +205,28 @@ def judged(wanted: list[Scene], before: np.ndarray, after: np.ndarray, known: np
 
 
 def inpainting(glide: Glide, folder: Path, count: int) -> tuple[list[dict], list[np.ndarray]]:
-    """One thing of a render becomes another, at several scales: the rows of the table, pictures of the first scale."""
+    """One thing of a render becomes another: the rows of the table; what is known, and what is filled at CFG 3."""
     wanted, images, masks = edits(count)
     before, known = to_bytes(images), masks[:, 0].bool().numpy()
     rows, shown = [], [np.where(known[..., None], before, 128).astype(np.uint8)]
-    for cfg in (1.0, 3.0, 5.0):
-        after = kept(folder / f"inpaint_{cfg:g}.npz", lambda c=cfg: fill(glide, wanted, before, known, c, SEED))
-        rows.append({"edit": "one thing", "cfg": cfg} | judged(wanted, before, after["pictures"], known))
-        shown.append(after["pictures"])
+    whole = [scene.caption for scene in wanted]
+    alone = [named_alone(scene, mask) for scene, mask in zip(wanted, known, strict=True)]
+    for name, asked, cfg in (
+        ("one thing named alone", alone, 1.0),
+        ("one thing named alone", alone, 3.0),
+        ("one thing, whole caption", whole, 3.0),
+    ):
+        after = kept(
+            folder / f"{name.replace(' ', '_')}_{cfg:g}.npz",
+            lambda a=asked, c=cfg: fill(glide, a, before, known, c, SEED),
+        )["pictures"]
+        for things, these in (
+            ("", range(count)),
+            (", others beside it", [i for i in range(count) if alone[i] != whole[i]]),
+        ):
+            row = judged([wanted[i] for i in these], before[these], after[these], known[these])
+            rows.append({"edit": f"{name}, CFG {cfg:g}{things}", "pictures": len(these)} | row)
+        shown.append(after)
     return rows, [shown[0], shown[2]]
 
 
@@ -222,15 +243,17 @@ def edits_in_a_row(glide: Glide, folder: Path, count: int, cfg: float = CFG) -> 
             old = scene.things[place]
             changed = replace(old, name=thing.name, colour=thing.colour, texture=thing.texture)
             scenes[i] = replace(scene, things=(*scene.things[:place], changed, *scene.things[place + 1 :]))
-            top, left = (max(0, round(at - old.size / 2) - 2) for at in (old.y, old.x))
-            known[i, top : round(old.y + old.size / 2) + 2, left : round(old.x + old.size / 2) + 2] = False
-        before, asked = pictures, list(scenes)
+            known[i][around(old, 2)] = False
+        before = pictures
+        asked = [named_alone(scene, mask) for scene, mask in zip(scenes, known, strict=True)]
         drawn = kept(
             folder / f"edit_{place + 1}.npz",
             lambda a=asked, b=before, k=known, p=place: fill(glide, a, b, k, cfg, SEED + 100 * (p + 1)),
         )
         pictures = drawn["pictures"]
-        rows.append({"edit": f"edit {place + 1} of 3", "cfg": cfg} | judged(asked, before, pictures, known))
+        rows.append(
+            {"edit": f"edit {place + 1} of 3, CFG {cfg:g}", "pictures": count} | judged(scenes, before, pictures, known)
+        )
         shown.append(pictures)
     return rows, shown
 

@@ -69,7 +69,7 @@ def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path)
 
 
-COUNTS = ("prompts", "pairs")  # columns of whole numbers
+COUNTS = ("prompts", "pairs", "pictures")  # columns of whole numbers
 
 
 def table(rows: list[dict], first: str, columns: Sequence[str]) -> str:

@@ -151,8 +151,9 @@ def add_mask(example: Example, at, nothing: Ref, x: int, y: int, width: int, hei
 
 
 def add_edit(
-    example: Example, group: str, column: int, inpainter: Ref, text: str, negative: Ref, image, mask: Ref, draw, seed
-):
+    example: Example, group: str, column: int, inpainter: Ref, text: str, negative: Ref, image, mask: Ref, draw, seed,
+    cfg: float = 5.0,
+):  # fmt: skip
     """Prompt and inpainting in `column`, the sampler in the next. Returns prompt's node, inpainting's and sampler's."""
     prompt = add_text(example, "Prompt", (group, column), inpainter, text)
     inpaint = example.node(
@@ -170,7 +171,7 @@ def add_edit(
         draw[1][0],
         inpaint[2],
         seed,
-        5.0,
+        cfg,
     )
     return inpaint, sampled
 

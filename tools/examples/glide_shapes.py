@@ -1,16 +1,21 @@
 """The GLIDE examples that run on the small networks that come with the pack."""
 
+from tools.examples.evidence import share
 from tools.examples.glide import add_edit, add_latent, add_mask, add_picture, add_run, add_sampler, add_steps, add_text
 from tools.examples.parts import compare, show
 from tools.examples.plan import Example, Ref
 
 STEPS, CFG = "25", 3.0
 NOISED_CLIP = "Shapes noised CLIP (comes with the pack)"
-NOT_COUNTED = "**How often is it seen?** Not counted yet."
+PAGE = "(docs/evidence/glide.md)"
 
 
-def _note(what: str, attempt: str, ja: str) -> str:
-    return f"### {what}\n**Try:** {attempt}\n\n{NOT_COUNTED}\n\n**試す:** {ja}"
+def _note(what: str, attempt: str, often: str, ja: str) -> str:
+    return f"### {what}\n**Try:** {attempt}\n\n**How often is it seen?** {often} {PAGE}.\n\n**試す:** {ja}"
+
+
+def _right(row: str, column: str = "simple all") -> str:
+    return share("glide", row, column)
 
 
 def _model(example: Example, name: str, title: str, at: tuple[str, int]) -> Ref:
@@ -24,6 +29,8 @@ def text_to_image() -> Example:
         _note(
             "64 pixels, then 128: all of GLIDE, small",
             "*cfg* of *64 pixels* 3 → 1 → 8; *steps* 25 → 10; another prompt, the same in both.",
+            f"One thing is wholly right in {_right('CFG 3')} pictures, two or three in "
+            f"{_right('CFG 3', 'complex all')}",
             "*cfg* を 3 → 1 → 8、*steps* を 25 → 10 に。プロンプトは両方同じに。",
         ),
         groups={
@@ -31,7 +38,7 @@ def text_to_image() -> Example:
             "with": ("3 with the upsampler: 128 pixels", "#b06634"), "compare": ("4 compare", "#88AA88"),
         },
     )  # fmt: skip
-    prompt = "a red striped lizard on sand"
+    prompt = "a blue dotted house on gray"
     base = _model(example, "base", "Base", ("models", 0))
     upsampler = _model(example, "upsampler", "Upsampler", ("models", 0))
     latent = add_latent(example, ("models", 0))
@@ -66,10 +73,12 @@ def guided() -> Example:
         _note(
             "A CLIP guides GLIDE, without CFG",
             "*strength* 0.25 → 0 → 1; the text of the objective and the prompt apart.",
+            f"One thing is wholly right in {_right('CFG 1')} pictures without, in "
+            f"{_right('noise-aware CLIP 0.25')} with, in {_right('CFG 3')} with CFG 3 instead",
             "*strength* を 0.25 → 0 → 1 に。目標のテキストとプロンプトを別々に。",
         ),
     )
-    prompt = "a yellow striped ball on black"
+    prompt = "a cyan striped car on white"
     base, latent = _model(example, "base", "Base", ("models", 0)), add_latent(example, ("models", 0))
     positive = add_text(example, "Prompt", ("models", 0), base, prompt)
     sampler = add_sampler(example, ("models", 0), "ancestral", width=300)
@@ -97,8 +106,11 @@ def inpainting() -> Example:
         "GLIDE inpainting (Shapes)",
         _note(
             "One thing becomes another, the rest stays",
-            "the *Prompt* of the change; *x*, *y* and size of the mask; *cfg* 5 → 1.",
-            "変更用の *Prompt*、マスクの位置と大きさ、*cfg* を 5 → 1 に。",
+            "the *Prompt* of the change (the new thing alone); *x*, *y*, size of the mask; *cfg* 3 → 1.",
+            f"One thing of a render of one to three drawn anew: all is right in "
+            f"{_right('one thing named alone, CFG 3', 'all')} pictures, and in "
+            f"{_right('one thing, whole caption, CFG 3', 'all')} where the prompt says the whole picture",
+            "変更用の *Prompt* (新しいものだけを書きます)、マスクの位置と大きさ、*cfg* を 3 → 1 に。",
         ),
         groups={
             "models": ("1 models", "#3f789e"), "without": ("2 without: the picture", "#888888"),
@@ -115,14 +127,14 @@ def inpainting() -> Example:
     )
     empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
     nothing_said = add_text(example, "Negative of the change", ("models", 1), inpainter, "", 50)
-    prompt = add_text(example, "Prompt", ("without", 0), base, "a red ball left of a blue car on white")
+    prompt = add_text(example, "Prompt", ("without", 0), base, "a purple car left of a purple car on sand")
     first = add_run(
         example, "Draw", ("without", 1), base[0], prompt[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, CFG
     )
     picture, before = add_picture(example, ("without", 2), first, base, 8)
-    mask = add_mask(example, ("with", 0), nothing, 32, 0, 32, 64)
-    text = "a red ball left of a green star on white"
-    _, changed = add_edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2)
+    mask = add_mask(example, ("with", 0), nothing, 32, 14, 30, 36)
+    text = "a green star on sand"
+    _, changed = add_edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2, CFG)
     _, after = add_picture(example, ("with", 3), changed, inpainter, 8)
     compare(example, before[0], after[0], "glide_shapes_inpaint", "before", "after", side=420, height=350)
     return example
@@ -134,14 +146,16 @@ def editing() -> Example:
         _note(
             "Edit after edit: each draws a part of the picture before it",
             "the *Prompt* of an edit, or *x*, *y* and size of its mask. Later edits follow by themselves.",
+            f"Three edits of a render of three things: all is right after the first in "
+            f"{_right('edit 1 of 3, CFG 3', 'all')}, after the third in {_right('edit 3 of 3, CFG 3', 'all')} pictures",
             "各編集の *Prompt* やマスクの位置・大きさ。後の編集は自動的に続きます。",
         ),
         groups={
             "models": ("1 models", "#3f789e"), "without": ("2 without: two things", "#888888"),
-            "edit0": ("3 another one", "#b06634"), "edit1": ("4 and a third", "#b06634"),
-            "compare": ("5 compare", "#88AA88"),
+            "edit0": ("3 a house on the right", "#b06634"), "edit1": ("4 a star on the left", "#b06634"),
+            "edit2": ("5 a ball on the right", "#b06634"), "compare": ("6 compare", "#88AA88"),
         },
-        columns=[["models"], ["without", "edit0", "edit1"], ["compare"]],
+        columns=[["models"], ["without", "edit0", "edit1", "edit2"], ["compare"]],
     )  # fmt: skip
     base = _model(example, "base", "Base", ("models", 0))
     inpainter = _model(example, "inpainting", "Inpainting", ("models", 0))
@@ -149,22 +163,18 @@ def editing() -> Example:
     nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
     sampler = add_sampler(example, ("models", 1), "ancestral", "Sampler of all", 270)
     draw = (sampler, add_steps(example, ("models", 1), base, STEPS, "Steps", 270))
-    start = "a red ball left of a blue car and above a green cube on gray"
-    begin = add_text(example, "Prompt", ("models", 1), base, start)
+    begin = add_text(example, "Prompt", ("models", 1), base, "a purple car left of a purple car on sand")
     empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
     nothing_said = add_text(example, "Negative of the edits", ("models", 1), inpainter, "", 50)
     first = add_run(
         example, "Draw", ("without", 0), base[0], begin[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, CFG
     )
     image, before = add_picture(example, ("without", 1), first, base, 8)
-    edits = (
-        ("a red ball left of a yellow star and above a green cube on gray", 32, 2, 30, 30),
-        ("a red ball left of a yellow star and above a purple house on gray", 2, 32, 30, 30),
-    )
-    for i, (text, x, y, width, height) in enumerate(edits):
+    edits = (("a yellow house on sand", 32), ("a red star on sand", 2), ("a cyan ball on sand", 32))
+    for i, (text, x) in enumerate(edits):
         group = f"edit{i}"
-        mask = add_mask(example, (group, 0), nothing, x, y, width, height)
-        _, changed = add_edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i)
+        mask = add_mask(example, (group, 0), nothing, x, 14, 30, 36)
+        _, changed = add_edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i, CFG)
         image, after = add_picture(example, (group, 3), changed, inpainter, 8)
         if i == 0:
             show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
