@@ -42,9 +42,9 @@ def text_to_image() -> Example:
     base = _model(example, "base", "Base", ("models", 0))
     upsampler = _model(example, "upsampler", "Upsampler", ("models", 0))
     latent = add_latent(example, ("models", 0))
-    positive = add_text(example, "Prompt", ("models", 0), base, prompt)
-    negative = add_text(example, "Negative (empty)", ("models", 0), base, "", 60)
-    again = add_text(example, "Prompt for the upsampler", ("models", 0), upsampler, prompt)
+    positive = add_text(example, "Prompt", ("models", 0), base, prompt, 70)
+    negative = add_text(example, "Negative (empty)", ("models", 0), base, "", 40)
+    again = add_text(example, "Prompt for the upsampler", ("with", 0), upsampler, prompt)
     sampler, steps = (
         add_sampler(example, ("without", 0), "ancestral"),
         add_steps(example, ("without", 0), base, STEPS, "Steps"),
@@ -79,8 +79,9 @@ def guided() -> Example:
         ),
     )
     prompt = "a cyan striped car on white"
-    base, latent = _model(example, "base", "Base", ("models", 0)), add_latent(example, ("models", 0))
+    base = _model(example, "base", "Base", ("models", 0))
     positive = add_text(example, "Prompt", ("models", 0), base, prompt)
+    latent = add_latent(example, ("models", 0))
     sampler = add_sampler(example, ("models", 0), "ancestral", width=300)
     steps = add_steps(example, ("models", 0), base, STEPS, "Steps", 300)
     objective = example.node(
@@ -136,7 +137,7 @@ def inpainting() -> Example:
     text = "a green star on sand"
     _, changed = add_edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2, CFG)
     _, after = add_picture(example, ("with", 3), changed, inpainter, 8)
-    compare(example, before[0], after[0], "glide_shapes_inpaint", "before", "after", side=420, height=350)
+    compare(example, before[0], after[0], "glide_shapes_inpaint", "before", "after", side=240)
     return example
 
 
@@ -153,9 +154,9 @@ def editing() -> Example:
         groups={
             "models": ("1 models", "#3f789e"), "without": ("2 without: two things", "#888888"),
             "edit0": ("3 a house on the right", "#b06634"), "edit1": ("4 a star on the left", "#b06634"),
-            "edit2": ("5 a ball on the right", "#b06634"), "compare": ("6 compare", "#88AA88"),
+            "compare": ("5 compare", "#88AA88"),
         },
-        columns=[["models"], ["without", "edit0", "edit1", "edit2"], ["compare"]],
+        columns=[["models"], ["without", "edit0", "edit1"], ["compare"]],
     )  # fmt: skip
     base = _model(example, "base", "Base", ("models", 0))
     inpainter = _model(example, "inpainting", "Inpainting", ("models", 0))
@@ -170,7 +171,7 @@ def editing() -> Example:
         example, "Draw", ("without", 0), base[0], begin[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, CFG
     )
     image, before = add_picture(example, ("without", 1), first, base, 8)
-    edits = (("a yellow house on sand", 32), ("a red star on sand", 2), ("a cyan ball on sand", 32))
+    edits = (("a yellow house on sand", 32), ("a red star on sand", 2))
     for i, (text, x) in enumerate(edits):
         group = f"edit{i}"
         mask = add_mask(example, (group, 0), nothing, x, 14, 30, 36)
@@ -178,7 +179,7 @@ def editing() -> Example:
         image, after = add_picture(example, (group, 3), changed, inpainter, 8)
         if i == 0:
             show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
-    compare(example, before[0], after[0], "glide_shapes_edits", "at first", "all edits", side=266)
+    compare(example, before[0], after[0], "glide_shapes_edits", "at first", "all edits", side=240)
     return example
 
 
