@@ -39,7 +39,7 @@ def _file(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _from_8_bits(sd: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Undoes `in_8_bits` of `shapes/train/export.py`: int8 rows times their scale; everything else as it is."""
+    """Undoes `in_8_bits` of `experiments/train/export.py`: int8 rows times their scale; everything else as it is."""
     scales = {key: sd.pop(key) for key in [key for key in sd if key.endswith(".scale")]}
     for key, scale in scales.items():
         rows = sd[key.removesuffix(".scale")]

@@ -6,7 +6,7 @@ ComfyUI's sampler, ancestral with the learned variance. Pictures are kept in `ex
 stopped goes on where it was.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +27,9 @@ from guidance_lab.experiments.evidence.pictures import (
 )
 from guidance_lab.experiments.features import features
 from guidance_lab.experiments.glide.data import around
-from guidance_lab.experiments.glide.sampling import edits
+from guidance_lab.experiments.glide.sampling import edits, to_bytes
 from guidance_lab.experiments.training import RUNS
-from guidance_lab.glide.model import quantise
+from guidance_lab.glide.model import resized
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.clip import lengths, tokens
 from guidance_lab.shapes.read import judge, read
@@ -74,7 +74,7 @@ class Glide:
         from guidance_lab.nodes.glide import loader, run_state, sampling, scheduler
 
         label = next(label for label, shipped_name in run_state.SHIPPED.items() if shipped_name == name)
-        self.model, self.clip, self.vae = loader.load(label, torch.float32)
+        self.model, self.clip, _ = loader.load(label, torch.float32)
         self.sampler, self.levels = sampling.glide_sampler, scheduler.noise_levels
 
     def encode(self, captions: list[str]) -> list:
@@ -143,16 +143,21 @@ class Aims:
         ).result[0]  # fmt: skip
 
 
-def to_bytes(samples: torch.Tensor) -> np.ndarray:
-    """uint8 [B, H, W, 3] of pictures in -1..1, as VAE Decode and Save Image make them."""
-    return ((samples + 1) / 2 * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()
+def batches(count: int) -> Iterator[tuple[int, slice]]:
+    """(number, rows) of each batch; batch i starts from the noise of seed + i."""
+    return ((i, slice(start, start + BATCH)) for i, start in enumerate(range(0, count, BATCH)))
+
+
+def all_right(scenes: list[Scene], pictures: np.ndarray) -> float:
+    """The share of pictures uint8 [N, 64, 64, 3] in which the readers find everything right."""
+    return float(np.mean([judge(scene, read(picture))["all"] for scene, picture in zip(scenes, pictures, strict=True)]))
 
 
 def draw(glide: Glide, setting: Setting, aims: Aims, captions: list[str]) -> np.ndarray:
-    """One picture per caption; batch i starts from the noise of seed + i."""
+    """One picture per caption."""
     pictures, models = [], []
-    for i, start in enumerate(range(0, len(captions), BATCH)):
-        rows = captions[start : start + BATCH]
+    for i, batch in batches(len(captions)):
+        rows = captions[batch]
         models.append(aims.model(glide.model, setting, rows))
         positive, negative = glide.encode(rows), glide.encode([""] * len(rows))
         latent = torch.zeros(len(rows), 3, SIZE, SIZE)
@@ -173,8 +178,7 @@ def fill(glide: Glide, asked: list[str], before: np.ndarray, known: np.ndarray, 
     from guidance_lab.nodes.glide.inpaint import GLIDEInpaint
 
     pictures = []
-    for i, start in enumerate(range(0, len(asked), BATCH)):
-        rows = slice(start, start + BATCH)
+    for i, rows in batches(len(asked)):
         captions = asked[rows]
         image = torch.from_numpy(before[rows]).float() / 255
         mask = torch.from_numpy(~known[rows]).float()
@@ -230,7 +234,7 @@ def inpainting(glide: Glide, folder: Path, count: int) -> tuple[list[dict], list
     return rows, [shown[0], shown[2]]
 
 
-def edits_in_a_row(glide: Glide, folder: Path, count: int, cfg: float = CFG) -> tuple[list[dict], list[np.ndarray]]:
+def edits_in_a_row(glide: Glide, folder: Path, count: int) -> tuple[list[dict], list[np.ndarray]]:
     """Renders of three things, of which one after another is replaced; each edit goes on from the picture before it."""
     rng = np.random.default_rng(63)
     scenes = [random_scene(rng, 3) for _ in range(count)]
@@ -248,11 +252,11 @@ def edits_in_a_row(glide: Glide, folder: Path, count: int, cfg: float = CFG) -> 
         asked = [named_alone(scene, mask) for scene, mask in zip(scenes, known, strict=True)]
         drawn = kept(
             folder / f"edit_{place + 1}.npz",
-            lambda a=asked, b=before, k=known, p=place: fill(glide, a, b, k, cfg, SEED + 100 * (p + 1)),
+            lambda a=asked, b=before, k=known, p=place: fill(glide, a, b, k, CFG, SEED + 100 * (p + 1)),
         )
         pictures = drawn["pictures"]
         rows.append(
-            {"edit": f"edit {place + 1} of 3, CFG {cfg:g}", "pictures": count} | judged(scenes, before, pictures, known)
+            {"edit": f"edit {place + 1} of 3, CFG {CFG:g}", "pictures": count} | judged(scenes, before, pictures, known)
         )
         shown.append(pictures)
     return rows, shown
@@ -275,8 +279,7 @@ def upsampling(folder: Path, scenes: list[Scene], small: np.ndarray) -> tuple[li
 
     def enlarge(pictures: np.ndarray) -> np.ndarray:
         large = []
-        for i, start in enumerate(range(0, len(pictures), BATCH)):
-            rows = slice(start, start + BATCH)
+        for i, rows in batches(len(pictures)):
             text = glide.encode([scene.caption for scene in scenes[rows]])
             image = torch.from_numpy(pictures[rows]).float() / 255
             positive, latent = GLIDEUpsample.execute(text, image, 2 * SIZE, 2 * SIZE).result
@@ -292,12 +295,14 @@ def upsampling(folder: Path, scenes: list[Scene], small: np.ndarray) -> tuple[li
     rows = []
     for name, given in (("renders", low), ("drawn pictures", small)):
         large = kept(folder / f"upsampled_{name.replace(' ', '_')}.npz", lambda g=given: enlarge(g))["pictures"]
-        read_again = [judge(s, read(p))["all"] for s, p in zip(scenes, halved(large), strict=True)]
-        row = {"picture": name, "all before": float(np.mean([judge(s, read(p))["all"] for s, p in zip(scenes, given)])),
-               "all after": float(np.mean(read_again))}  # fmt: skip
+        row = {
+            "picture": name,
+            "all before": all_right(scenes, given),
+            "all after": all_right(scenes, halved(large)),
+        }
         if given is low:
-            x = quantise(torch.from_numpy(low).movedim(-1, 1).float() / 127.5 - 1)
-            plain = to_bytes(torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear"))
+            x = torch.from_numpy(low).movedim(-1, 1).float() / 127.5 - 1
+            plain = to_bytes(resized(x, (2 * SIZE, 2 * SIZE)))
             sharp = edges(true)
             for key, value in (("", large), (", bilinear", plain)):
                 off = np.abs(value.astype(int) - true)
@@ -356,8 +361,9 @@ def main() -> None:
         write_report(args.json, {}, rows)
         return
     inpaint = Glide("inpaint")
-    filled, pictures = inpainting(inpaint, pictures_of("inpaint", edited), edited)
-    changed, more = edits_in_a_row(inpaint, pictures_of("inpaint", edited), edited)
+    folder = pictures_of("inpaint", edited)
+    filled, pictures = inpainting(inpaint, folder, edited)
+    changed, more = edits_in_a_row(inpaint, folder, edited)
     large, enlarged = upsampling(
         pictures_of("upsample", edited, "glide_inpaint"), scenes[:edited], drawn["CFG 3"][:edited]
     )

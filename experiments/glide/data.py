@@ -36,10 +36,9 @@ def pictures(scenes: list[Scene], size: int = SIZE) -> torch.Tensor:
 
 def around(thing: Thing, margin: float, size: int = SIZE) -> tuple[slice, slice]:
     """The rows and columns of a picture of `size` that hold a thing, with `margin` around it (of 64 pixels)."""
-    scale = size / SIZE
-    edges = [(max(0, round((at - thing.size / 2 - margin) * scale)), round((at + thing.size / 2 + margin) * scale))
-             for at in (thing.y, thing.x)]  # fmt: skip
-    return slice(*edges[0]), slice(*edges[1])
+    scale, half = size / SIZE, thing.size / 2 + margin
+    rows, columns = (slice(max(0, round((at - half) * scale)), round((at + half) * scale)) for at in (thing.y, thing.x))
+    return rows, columns
 
 
 def known(scenes: list[Scene], size: int, rng: np.random.Generator) -> torch.Tensor:

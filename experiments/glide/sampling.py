@@ -74,7 +74,7 @@ def draw(
 
 def to_bytes(x: torch.Tensor) -> np.ndarray:
     """uint8 [B, H, W, 3] of pictures in -1..1."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return ((x + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def verdict(scenes: list[Scene], x: torch.Tensor) -> dict[str, float]:

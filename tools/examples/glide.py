@@ -105,6 +105,18 @@ def text_to_image() -> Example:
     return example
 
 
+def add_both(
+    example: Example, base: Ref, guided: Ref, positive: Ref, sampler: Ref, steps: Ref, latent: Ref, save: str
+) -> None:
+    """Draws without and with CLIP guidance, both without CFG, and compares."""
+    both = (positive[0], positive[0], sampler[0], steps[0], latent[0], 1, 1.0)
+    plain = add_run(example, "Without", ("without", 0), base[0], *both)
+    steered = add_run(example, "With", ("with", 2), guided[0], *both)
+    _, before = add_picture(example, ("without", 1), plain, base, 8)
+    _, after = add_picture(example, ("with", 2), steered, base, 8)
+    compare(example, before[0], after[0], save, side=420, height=350)
+
+
 def own_clip() -> Example:
     prompt = "an oil painting of a corgi"
     example = _example(
@@ -126,12 +138,7 @@ def own_clip() -> Example:
         every=1,
         crops=0, whole_view=True, seed=0, size_="exact",
     )  # fmt: skip
-    both = (positive[0], positive[0], sampler[0], steps[0], latent[0], 1, 1.0)
-    plain = add_run(example, "Without", ("without", 0), base[0], *both)
-    steered = add_run(example, "With", ("with", 2), guided[0], *both)
-    _, before = add_picture(example, ("without", 1), plain, base, 8)
-    _, after = add_picture(example, ("with", 2), steered, base, 8)
-    compare(example, before[0], after[0], "glide_clip", side=420, height=350)
+    add_both(example, base, guided, positive, sampler, steps, latent, "glide_clip")
     return example
 
 
@@ -152,7 +159,7 @@ def add_mask(example: Example, at, nothing: Ref, x: int, y: int, width: int, hei
 
 def add_edit(
     example: Example, group: str, column: int, inpainter: Ref, text: str, negative: Ref, image, mask: Ref, draw, seed,
-    cfg: float = 5.0,
+    cfg: float,
 ):  # fmt: skip
     """Prompt and inpainting in `column`, the sampler in the next. Returns prompt's node, inpainting's and sampler's."""
     prompt = add_text(example, "Prompt", (group, column), inpainter, text)
@@ -208,7 +215,7 @@ def inpainting() -> Example:
     picture, before = add_picture(example, ("without", 2), first, base, 8)
     text = "a corgi wearing a red hat in a field"
     mask = add_mask(example, ("with", 0), nothing, 16, 0, 32, 24)
-    inpaint, changed = add_edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2)
+    inpaint, changed = add_edit(example, "with", 1, inpainter, text, nothing_said, picture[0], mask, draw, 2, 5.0)
     small = example.node("VAEDecode", at=("with", 3), size=(220, 0), samples=changed[0], vae=inpainter[2])
     show(example, ("with", 3), small[0], "64 pixels", size=(220, 210))
     again = add_text(example, "Prompt", ("large", 0), upsampler, text)
@@ -233,6 +240,32 @@ def inpainting() -> Example:
     return example
 
 
+def add_edits(
+    example: Example, base: Ref, inpainter: Ref, steps: str, start: str, edits, cfg: float, save: str, label: str,
+    side: int,
+) -> None:  # fmt: skip
+    """Draws `start` and then, each on the picture before it, the `edits` (text, x, y, width, height), and compares."""
+    latent = add_latent(example, ("models", 0))
+    nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
+    sampler = add_sampler(example, ("models", 1), "ancestral", "Sampler of all", 270)
+    draw = (sampler, add_steps(example, ("models", 1), base, steps, "Steps", 270))
+    prompt = add_text(example, "Prompt", ("models", 1), base, start)
+    empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
+    nothing_said = add_text(example, "Negative of the edits", ("models", 1), inpainter, "", 50)
+    first = add_run(
+        example, "Draw", ("without", 0), base[0], prompt[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, 3.0
+    )
+    image, before = add_picture(example, ("without", 1), first, base, 8)
+    for i, (text, *where) in enumerate(edits):
+        group = f"edit{i}"
+        mask = add_mask(example, (group, 0), nothing, *where)
+        _, changed = add_edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i, cfg)
+        image, after = add_picture(example, (group, 3), changed, inpainter, 8)
+        if i == 0:
+            show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
+    compare(example, before[0], after[0], save, label, "all edits", side=side)
+
+
 def editing() -> Example:
     files = [FILES["base"], FILES["base_inpaint"]]
     example = _example(
@@ -249,29 +282,11 @@ def editing() -> Example:
     )  # fmt: skip
     base = _model(example, "base", "Base", ("models", 0))
     inpainter = _model(example, "base_inpaint", "Inpainting", ("models", 0))
-    latent = add_latent(example, ("models", 0))
-    nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
-    sampler = add_sampler(example, ("models", 1), "ancestral", "Sampler of all", 270)
-    draw = (sampler, add_steps(example, ("models", 1), base, "100", "Steps", 270))
-    room = add_text(example, "Prompt", ("models", 1), base, "a cozy living room")
-    empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
-    nothing_said = add_text(example, "Negative of the edits", ("models", 1), inpainter, "", 50)
-    first = add_run(
-        example, "Draw", ("without", 0), base[0], room[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, 3.0
-    )
-    image, before = add_picture(example, ("without", 1), first, base, 8)
     edits = (
         ("a cozy living room with a painting of a corgi on the wall", 20, 6, 24, 18),
         ("a round coffee table in front of a couch", 16, 40, 32, 20),
     )
-    for i, (text, x, y, width, height) in enumerate(edits):
-        group = f"edit{i}"
-        mask = add_mask(example, (group, 0), nothing, x, y, width, height)
-        _, changed = add_edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i)
-        image, after = add_picture(example, (group, 3), changed, inpainter, 8)
-        if i == 0:
-            show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
-    compare(example, before[0], after[0], "glide_edits", "the empty room", "all edits", side=266)
+    add_edits(example, base, inpainter, "100", "a cozy living room", edits, 5.0, "glide_edits", "the empty room", 266)
     return example
 
 

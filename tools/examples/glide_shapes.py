@@ -1,8 +1,19 @@
 """The GLIDE examples that run on the small networks that come with the pack."""
 
 from tools.examples.evidence import share
-from tools.examples.glide import add_edit, add_latent, add_mask, add_picture, add_run, add_sampler, add_steps, add_text
-from tools.examples.parts import compare, show
+from tools.examples.glide import (
+    add_both,
+    add_edit,
+    add_edits,
+    add_latent,
+    add_mask,
+    add_picture,
+    add_run,
+    add_sampler,
+    add_steps,
+    add_text,
+)
+from tools.examples.parts import compare
 from tools.examples.plan import Example, Ref
 
 STEPS, CFG = "25", 3.0
@@ -93,12 +104,7 @@ def guided() -> Example:
         decoder="latent_rgb", strength=0.25, start_percent=0.0, end_percent=1.0, gradient="x0", blend="x0", every=1,
         crops=0, whole_view=True, seed=0, size_="rms",
     )  # fmt: skip
-    both = (positive[0], positive[0], sampler[0], steps[0], latent[0], 1, 1.0)
-    plain = add_run(example, "Without", ("without", 0), base[0], *both)
-    steered = add_run(example, "With", ("with", 2), pulled[0], *both)
-    _, before = add_picture(example, ("without", 1), plain, base, 8)
-    _, after = add_picture(example, ("with", 2), steered, base, 8)
-    compare(example, before[0], after[0], "glide_shapes_clip", side=420, height=350)
+    add_both(example, base, pulled, positive, sampler, steps, latent, "glide_shapes_clip")
     return example
 
 
@@ -146,7 +152,8 @@ def editing() -> Example:
         "GLIDE iterative editing (Shapes)",
         _note(
             "Edit after edit: each draws a part of the picture before it",
-            "the *Prompt* of an edit, or *x*, *y* and size of its mask. Later edits follow by themselves.",
+            "the *Prompt* of an edit, or *x*, *y* and size of its mask. Later edits follow by themselves. "
+            "Copy group 4 for a third one.",
             f"Three edits of a render of three things: all is right after the first in "
             f"{_right('edit 1 of 3, CFG 3', 'all')}, after the third in {_right('edit 3 of 3, CFG 3', 'all')} pictures",
             "各編集の *Prompt* やマスクの位置・大きさ。後の編集は自動的に続きます。",
@@ -160,26 +167,9 @@ def editing() -> Example:
     )  # fmt: skip
     base = _model(example, "base", "Base", ("models", 0))
     inpainter = _model(example, "inpainting", "Inpainting", ("models", 0))
-    latent = add_latent(example, ("models", 0))
-    nothing = example.node("SolidMask", "Empty mask", at=("models", 0), size=(230, 0), value=0.0, width=64, height=64)
-    sampler = add_sampler(example, ("models", 1), "ancestral", "Sampler of all", 270)
-    draw = (sampler, add_steps(example, ("models", 1), base, STEPS, "Steps", 270))
-    begin = add_text(example, "Prompt", ("models", 1), base, "a purple car left of a purple car on sand")
-    empty = add_text(example, "Negative (empty)", ("models", 1), base, "", 50)
-    nothing_said = add_text(example, "Negative of the edits", ("models", 1), inpainter, "", 50)
-    first = add_run(
-        example, "Draw", ("without", 0), base[0], begin[0], empty[0], draw[0][0], draw[1][0], latent[0], 1, CFG
-    )
-    image, before = add_picture(example, ("without", 1), first, base, 8)
-    edits = (("a yellow house on sand", 32), ("a red star on sand", 2))
-    for i, (text, x) in enumerate(edits):
-        group = f"edit{i}"
-        mask = add_mask(example, (group, 0), nothing, x, 14, 30, 36)
-        _, changed = add_edit(example, group, 1, inpainter, text, nothing_said, image[0], mask, draw, 10 + i, CFG)
-        image, after = add_picture(example, (group, 3), changed, inpainter, 8)
-        if i == 0:
-            show(example, ("without", 2), after[0], "After the first edit", size=(250, 250))
-    compare(example, before[0], after[0], "glide_shapes_edits", "at first", "all edits", side=240)
+    edits = (("a yellow house on sand", 32, 14, 30, 36), ("a red star on sand", 2, 14, 30, 36))
+    start = "a purple car left of a purple car on sand"
+    add_edits(example, base, inpainter, STEPS, start, edits, CFG, "glide_shapes_edits", "at first", 240)
     return example
 
 
