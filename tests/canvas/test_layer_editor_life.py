@@ -67,10 +67,24 @@ HISTORY = """type => {
   const nodes = states.map(graph => graph.nodes.find(node => node.type === type));
   const changes = states.slice(1).map((graph, i) => graph.nodes.filter(node =>
     JSON.stringify(node) !== JSON.stringify(states[i].nodes.find(one => one.id === node.id))));
+  const rest = ({nodes, ...graph}) => graph;
+  const others = states.slice(1).map((graph, i) => Object.entries(rest(graph)).filter(([key, value]) =>
+    JSON.stringify(value) !== JSON.stringify(states[i][key])).map(([key, value]) => [key, states[i][key], value]));
   const { undoQueue, redoQueue, changeCount, _restoringState } = tracker;
   const focus = document.activeElement.outerHTML.slice(0, 200);
   const counts = [undoQueue.length, redoQueue.length, changeCount, _restoringState];
-  return JSON.stringify([...counts, focus, nodes, changes], null, 1);
+  return JSON.stringify([...counts, focus, others, nodes, changes]);
+}"""
+
+TALLER = """type => {
+  const node = app.graph.nodes.find(node => node.type === type);
+  node.setSize([node.size[0], node.size[1] + 40]);
+}"""
+CORNER = """type => {
+  const node = app.graph.nodes.find(node => node.type === type);
+  const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] - 4, node.pos[1] + node.size[1] - 4]);
+  const box = app.canvas.canvas.getBoundingClientRect();
+  return [x + box.left, y + box.top];
 }"""
 
 DISCONNECT = """type => {
@@ -146,6 +160,37 @@ def test_an_editor_that_shrank_leaves_the_undo_alone(canvas):
     canvas.page.wait_for_timeout(800)
     canvas.page.evaluate(FAST_UNDO)
     wait_for_text(canvas, LINES)
+
+
+def test_a_height_set_between_a_key_and_the_record_leaves_the_undo_alone(canvas):
+    """A slow machine draws a frame, in which the canvas fits the node, after a key goes down and before it comes up."""
+    for _ in range(2):
+        canvas.load_workflow(canvas.to_workflow(), "between")
+    canvas.fit()
+    cell(canvas, "IN01").click()
+    canvas.page.keyboard.down("Shift")
+    canvas.page.evaluate(TALLER, NODE)
+    canvas.page.keyboard.up("Shift")
+    canvas.page.keyboard.press("Control+z")
+    wait_for_text(canvas, LINES)
+
+
+def test_a_height_that_a_person_gave_is_undone(canvas):
+    for _ in range(2):
+        canvas.load_workflow(canvas.to_workflow(), "drawn")
+    canvas.fit()
+    size = "type => app.graph.nodes.find(n => n.type === type).size[1]"
+    before = canvas.page.evaluate(size, NODE)
+    x, y = canvas.page.evaluate(CORNER, NODE)
+    mouse = canvas.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x, y + 60, steps=6)
+    mouse.up()
+    canvas.page.wait_for_function(f"([type, h]) => ({size})(type) > h + 30", arg=[NODE, before], timeout=20_000)
+    canvas.page.wait_for_timeout(300)
+    canvas.page.keyboard.press("Control+z")
+    canvas.page.wait_for_function(f"([type, h]) => ({size})(type) < h + 5", arg=[NODE, before], timeout=20_000)
 
 
 def test_a_copy_and_a_bypassed_node_keep_their_own_value(canvas):

@@ -13,7 +13,9 @@ export function leaveGrowthUnrecorded(node) {
 // Calls change(recorded) for what the canvas recorded last of each node of ours; it compares with that.
 function eachRecorded(change) {
   const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
-  if (!tracker?.activeState || tracker._restoringState) return; // while it undoes, the record is still of the graph before
+  if (!tracker?.activeState) return;
+  watch(tracker);
+  if (tracker._restoringState) return; // while it undoes, the record is still of the graph before
   const state = tracker.activeState;
   const graphs = [state, ...(state.definitions?.subgraphs ?? [])];
   for (const node of growing) {
@@ -48,21 +50,38 @@ export function fitHeight(node, height) {
   if (!held) before();
 }
 
-// When a key or a button is let go, the canvas looks for changes; here is just before.
+// `held`: a button is down. `drawn`: it is, or was let go just now, so a height may be one that a person gave.
 let held = false;
-for (const [type, holds, correct] of [
-  ["pointerdown", true, before],
-  ["keydown", false, before],
-  ["pointerup", false, after],
-  ["pointercancel", false, after],
-  ["mouseup", false, after],
-  ["keyup", false, after],
+let drawn = false;
+
+// Every look for changes is preceded by this, however many frames the canvas drew, and heights it set, since the key or the button.
+function watch(tracker) {
+  const prototype = tracker.constructor.prototype;
+  if (watched === prototype) return;
+  watched = prototype;
+  const capture = prototype.captureCanvasState;
+  prototype.captureCanvasState = function (...args) {
+    drawn ? after() : before();
+    return capture.apply(this, args);
+  };
+}
+let watched = null;
+
+function press() {
+  before();
+  held = drawn = true;
+}
+
+function release() {
+  held = false;
+  setTimeout(() => (drawn = held)); // the canvas looks for changes in this same event
+}
+
+for (const [type, listener] of [
+  ["pointerdown", press],
+  ["pointerup", release],
+  ["pointercancel", release],
+  ["mouseup", release],
+  ["keydown", release],
 ])
-  window.addEventListener(
-    type,
-    () => {
-      correct();
-      held = holds;
-    },
-    true,
-  );
+  window.addEventListener(type, listener, true);
