@@ -38,12 +38,16 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, floor: 
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, t))))
 
 
-def descend(loss: torch.Tensor, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """One step down the gradient of `loss`, whose norm over the module's weights is cut at 1."""
-    optimizer.zero_grad()
+def descend(loss: torch.Tensor, module: torch.nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+    """One step down the gradient of `loss`, whose norm over the module's weights is cut at 1. No two optimizers share
+    weights.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 class Run:

@@ -19,6 +19,7 @@ from guidance_lab.experiments.training import descend, initialize, learning_rate
 from .data import CHUNK, SCENES, scene
 from .latents import Latents
 from .models import diffusion_model, text_encoder, unet_config
+from .muon import Muon
 from .read import judge, read
 from .sampling import contexts, sample
 from .training import Run, autocast, kept, options, prepare, trained, write_weights
@@ -28,6 +29,7 @@ from .world import Scene, parse, random_scene
 MAIN = {"width": 32, "mult": (1, 2, 4, 4)}
 SMALL = {"width": 32, "mult": (1, 1, 2, 2)}
 SAMPLES = 3_000_000
+MUON_RATE = 4  # times AdamW's learning rate; 1 learns slower, 3 alike (results/optimizers.json)
 
 
 class Average(torch.nn.Module):
@@ -54,6 +56,31 @@ def untrained(size: dict):
         if any(part in name for part in (".out_layers.3.", ".proj_out.")) or name.startswith("out.2."):
             torch.nn.init.zeros_(p)
     return base, unet
+
+
+def normalize_contiguous(unet: torch.nn.Module) -> None:
+    """Lets the group normalizations see maps channels-first: on a CPU PyTorch's are twice as fast on those, and an
+    eighth of a training step is saved.
+    """
+    for part in unet.modules():
+        if isinstance(part, torch.nn.GroupNorm):
+            part.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
+            part.register_forward_hook(
+                lambda module, inputs, output: output.contiguous(memory_format=torch.channels_last)
+            )
+
+
+def inner(unet: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The weights that Muon trains: matrices and kernels between what is put in (latents, timestep) and what comes
+    out."""
+    ends = ("input_blocks.0.", "time_embed.", "out.")
+    return [p for name, p in unet.named_parameters() if p.ndim > 1 and not name.startswith(ends)]
+
+
+def outer(unet: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The other weights, for AdamW."""
+    others = {id(p) for p in inner(unet)}
+    return [p for p in unet.parameters() if id(p) not in others]
 
 
 def frozen_text(device: str) -> torch.nn.Module:
@@ -108,8 +135,11 @@ def main() -> None:
     base.model_sampling.to(device)
     unet.to(device, memory_format=torch.channels_last)
     average = Average(unet)
-    optimizer = torch.optim.AdamW(unet.parameters(), args.rate, weight_decay=1e-3, fused=True)
-    run = Run("small" if args.small else "main", {"model": unet, "average": average, "optimizer": optimizer}, every=25)
+    if device == "cpu":
+        normalize_contiguous(unet)
+    optimizers = {"muon": Muon(inner(unet), args.rate, weight_decay=1e-2)}
+    optimizers["adam"] = torch.optim.AdamW(outer(unet), args.rate, weight_decay=1e-3, fused=True)
+    run = Run("small" if args.small else "main", {"model": unet, "average": average} | optimizers, every=25)
     weights = None if run.samples else kept(run.name)
     if weights:  # the run is elsewhere: its weights that travel with the repository, and a fresh optimizer
         for module in (unet, average.module):
@@ -128,8 +158,8 @@ def main() -> None:
         # a fresh optimizer is warmed up whenever it begins
         warm = min(1.0, (run.samples - restarted + 1) / (100 * args.batch))
         rate = warm * learning_rate(run.samples, planned, args.rate, warmup=0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for name, optimizer in optimizers.items():
+            optimizer.param_groups[0]["lr"] = rate * (MUON_RATE if name == "muon" else 1)
         # chunks join one after another, so that a CPU need not encode them all before it can begin
         known = min(SCENES // CHUNK, 1 + run.samples // 15_000)
         for index in range(len(chunks), known):
@@ -150,7 +180,7 @@ def main() -> None:
         weight = ((1 - a) / a).clamp(min=1.0)
         error = (guess.float() - eps).square()
         loss = (weight * error).mean()
-        descend(loss, unet, optimizer)
+        descend(loss, unet, *optimizers.values())
         average.update(unet, step)
         before = run.samples
         run.done(args.batch, loss=loss.item(), eps=error.mean().item())

@@ -11,10 +11,11 @@ from torch import nn
 from guidance_lab.experiments.second_edition import training
 from guidance_lab.experiments.second_edition.data import scene
 from guidance_lab.experiments.second_edition.models import GROUPS, LATENT, autoencoder, text_encoder
+from guidance_lab.experiments.second_edition.muon import Muon
 from guidance_lab.experiments.second_edition.sampling import contexts, sample, zeroed_below
 from guidance_lab.experiments.second_edition.train_captioner import labels
 from guidance_lab.experiments.second_edition.train_clip import CHANGES, changed, contrastive_loss, twin
-from guidance_lab.experiments.second_edition.train_diffusion import MAIN, prompts, untrained
+from guidance_lab.experiments.second_edition.train_diffusion import MAIN, inner, outer, prompts, untrained
 from guidance_lab.experiments.second_edition.train_galip import rates
 from guidance_lab.experiments.second_edition.train_text import targets
 from guidance_lab.experiments.second_edition.world import parse
@@ -217,3 +218,30 @@ def test_captions_to_learn_end_once():
 def test_prompts_are_within_what_training_shows():
     assert all(len(s.things) == 1 and s.things[0].colour for s in prompts(30, True))
     assert all(len(s.things) in (2, 3) for s in prompts(30, False))
+
+
+def test_kernels_are_trained_as_matrices_and_the_ends_by_adam():
+    base, unet = untrained(MAIN)
+    unet.to(memory_format=torch.channels_last)
+    matrices, others = inner(unet), outer(unet)
+    assert len(matrices) + len(others) == len(list(unet.parameters()))
+    assert {id(p) for p in (*matrices, *others)} == {id(p) for p in unet.parameters()}
+    assert min(p.ndim for p in matrices) == 2 and not any(p is unet.out[2].weight for p in matrices)
+
+
+def test_a_step_of_muon_goes_along_every_singular_vector_alike():
+    kernel = nn.Parameter(
+        torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    )
+    before = kernel.detach().clone()
+    gradient = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+    optimizer = Muon([kernel], lr=0.01, weight_decay=0.0)
+    optimizer.zero_grad()
+    (kernel * gradient).sum().backward()
+    optimizer.step()
+    # the gradient U S V^T becomes U V^T, scaled by lr * 0.2 * sqrt(36)
+    left, _, right = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    along = torch.diagonal(left.T @ (before - kernel.detach()).flatten(1) @ right.T) / (0.01 * 0.2 * 6)
+    assert along.min() > 0.6 and along.max() < 1.3  # Newton and Schulz bring them near 1
+    with pytest.raises(ValueError, match="does not lie in memory"):
+        Muon([nn.Parameter(torch.zeros(4, 8, 3, 3).transpose(0, 1))], 0.01, 0.0)
