@@ -31,6 +31,29 @@ class Muon(torch.optim.Muon):
         super().step()
 
 
+def optimizers(
+    module: torch.nn.Module, ends: tuple[str, ...], rate: float, others: tuple[torch.nn.Parameter, ...] = ()
+) -> dict[str, torch.optim.Optimizer]:
+    """{"muon": for the matrices and kernels of `module`, "adam": AdamW for its vectors and for `others`}.
+
+    Matrices whose names begin with one of `ends` are AdamW's too: embeddings, what takes the input in and puts the
+    output out.
+    """
+    names = {name for name, p in module.named_parameters() if p.ndim > 1 and not name.startswith(ends)}
+    inner = [p for name, p in module.named_parameters() if name in names]
+    outer = [p for name, p in module.named_parameters() if name not in names]
+    return {
+        "muon": Muon(inner, rate, weight_decay=1e-2),
+        "adam": torch.optim.AdamW([*outer, *others], rate, weight_decay=1e-3, fused=True),
+    }
+
+
+def set_rate(found: dict[str, torch.optim.Optimizer], rate: float, muon: float) -> None:
+    """AdamW's learning rate, and Muon's as `muon` times that."""
+    found["adam"].param_groups[0]["lr"] = rate
+    found["muon"].param_groups[0]["lr"] = rate * muon
+
+
 def _matrix(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`values`, of the weight's shape, with one row for each output; columns in the order of the weight's memory."""
     return (values if weight.is_contiguous() else values.permute(0, 2, 3, 1)).flatten(1)

@@ -114,7 +114,7 @@ def main() -> None:
         x = shown(picked, torch.Generator().manual_seed(step)).to(device)
         ids, wanted = labels([scene(int(i)).caption for i in picked])
         network.train()
-        with autocast(device):
+        with autocast(device, args.bf16):
             loss = network(pixel_values=normalized(x), input_ids=ids.to(device), labels=wanted.to(device)).loss
         descend(loss, network, optimizer)
         run.done(args.batch, loss=loss.item())

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidance_lab.experiments.training import initialize, learning_rate
+from guidance_lab.experiments.training import descend, initialize, learning_rate
 
 from .data import CHUNK, SCENES, pictures, scene
 from .latents import Latents
 from .models import WIDTH
+from .muon import optimizers, set_rate
 from .render import render
 from .train_diffusion import frozen_text
 from .training import RUNS, Run, autocast, options, prepare
@@ -27,6 +28,8 @@ from .world import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, TEXTURES, Scene, Th
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VISION = {"image_size": 128, "patch_size": 16, "width": 128, "layers": 4, "head_width": 64, "mlp_ratio": 4.0}
 CHANGES = ("object", "colour", "texture", "background", "relation", "count", "swap", "swap colours")
+ENDS = ("conv1.", "positional_embedding", "proj")  # what takes the picture in, what puts the embedding out
+MUON_RATE = 4  # times AdamW's learning rate
 CHUNKS = 10  # of the training set: what is decoded for it
 
 
@@ -177,28 +180,24 @@ def main() -> None:
     for part in (model, projection, temperature):
         part.to(device)
     text = frozen_text(device)
-    parameters = [*model.parameters(), *projection.parameters(), *temperature.parameters()]
-    optimizer = torch.optim.AdamW(parameters, 1e-3, weight_decay=0.02)
-    run = Run("clip", {"model": model, "projection": projection, "temperature": temperature, "optimizer": optimizer})
+    learned = torch.nn.ModuleList([model, projection, temperature])
+    both = optimizers(model, ENDS, 1e-3, (*projection.parameters(), *temperature.parameters()))
+    run = Run("clip", {"model": model, "projection": projection, "temperature": temperature} | both)
     shown = Pictures(device)
 
     def sentences(captions: list[str]) -> torch.Tensor:
         return projection(text(torch.from_numpy(tokens(captions)).to(device))[2])
 
     for step in run.steps(args.samples):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.samples, args.samples, 1e-3, warmup=100 * args.batch)
+        set_rate(both, learning_rate(run.samples, args.samples, 1e-3, warmup=100 * args.batch), MUON_RATE)
         indices, captions, wrong = batch(step, args.batch)
         x = shown(indices, torch.Generator().manual_seed(step)).to(device)
         texts = F.normalize(sentences(captions + wrong), dim=-1)
-        with autocast(device):
+        with autocast(device, args.bf16):
             images = model(normalized(x))
         images = F.normalize(images.float(), dim=-1)
         loss = contrastive_loss(images, texts, captions, temperature["logit_scale"])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descend(loss, learned, *both.values())
         run.done(args.batch, loss=loss.item(), scale=temperature["logit_scale"].exp().item())
         if run.step % 250 == 0:
             run.log({"step": run.step} | right_answers(lambda x: model(normalized(x.to(device))), sentences))

@@ -19,7 +19,7 @@ from guidance_lab.experiments.training import descend, initialize, learning_rate
 from .data import CHUNK, SCENES, scene
 from .latents import Latents
 from .models import diffusion_model, text_encoder, unet_config
-from .muon import Muon
+from .muon import optimizers, set_rate
 from .read import judge, read
 from .sampling import contexts, sample
 from .training import Run, autocast, kept, options, prepare, trained, write_weights
@@ -29,6 +29,7 @@ from .world import Scene, parse, random_scene
 MAIN = {"width": 32, "mult": (1, 2, 4, 4)}
 SMALL = {"width": 32, "mult": (1, 1, 2, 2)}
 SAMPLES = 3_000_000
+ENDS = ("input_blocks.0.", "time_embed.", "out.")  # what takes latents and timestep in, what puts the noise out
 MUON_RATE = 4  # times AdamW's learning rate; 1 learns slower, 3 alike (results/optimizers.json)
 
 
@@ -70,19 +71,6 @@ def normalize_contiguous(unet: torch.nn.Module) -> None:
             )
 
 
-def inner(unet: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weights that Muon trains: matrices and kernels between what is put in (latents, timestep) and what comes
-    out."""
-    ends = ("input_blocks.0.", "time_embed.", "out.")
-    return [p for name, p in unet.named_parameters() if p.ndim > 1 and not name.startswith(ends)]
-
-
-def outer(unet: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The other weights, for AdamW."""
-    others = {id(p) for p in inner(unet)}
-    return [p for p in unet.parameters() if id(p) not in others]
-
-
 def frozen_text(device: str) -> torch.nn.Module:
     """The trained text encoder."""
     text = text_encoder()
@@ -121,9 +109,6 @@ def look(base, unet, text, latents: Latents, device: str, count: int = 100) -> d
 def main() -> None:
     parser = options(__doc__, samples=SAMPLES, batch=32)
     parser.add_argument("--small", action="store_true", help="the smaller guide")
-    parser.add_argument(
-        "--bf16", action="store_true", help="bfloat16 on a CPU too: 1.5 times as fast with AVX-512 BF16"
-    )
     parser.add_argument("--rate", type=float, default=8e-4, help="highest learning rate (0.0008)")
     parser.add_argument("--look", type=int, default=50_000, help="samples between two looks with the readers")
     args = parser.parse_args()
@@ -137,9 +122,8 @@ def main() -> None:
     average = Average(unet)
     if device == "cpu":
         normalize_contiguous(unet)
-    optimizers = {"muon": Muon(inner(unet), args.rate, weight_decay=1e-2)}
-    optimizers["adam"] = torch.optim.AdamW(outer(unet), args.rate, weight_decay=1e-3, fused=True)
-    run = Run("small" if args.small else "main", {"model": unet, "average": average} | optimizers, every=25)
+    both = optimizers(unet, ENDS, args.rate)
+    run = Run("small" if args.small else "main", {"model": unet, "average": average} | both, every=25)
     weights = None if run.samples else kept(run.name)
     if weights:  # the run is elsewhere: its weights that travel with the repository, and a fresh optimizer
         for module in (unet, average.module):
@@ -158,8 +142,7 @@ def main() -> None:
         # a fresh optimizer is warmed up whenever it begins
         warm = min(1.0, (run.samples - restarted + 1) / (100 * args.batch))
         rate = warm * learning_rate(run.samples, planned, args.rate, warmup=0)
-        for name, optimizer in optimizers.items():
-            optimizer.param_groups[0]["lr"] = rate * (MUON_RATE if name == "muon" else 1)
+        set_rate(both, rate, MUON_RATE)
         # chunks join one after another, so that a CPU need not encode them all before it can begin
         known = min(SCENES // CHUNK, 1 + run.samples // 15_000)
         for index in range(len(chunks), known):
@@ -180,7 +163,7 @@ def main() -> None:
         weight = ((1 - a) / a).clamp(min=1.0)
         error = (guess.float() - eps).square()
         loss = (weight * error).mean()
-        descend(loss, unet, *optimizers.values())
+        descend(loss, unet, *both.values())
         average.update(unet, step)
         before = run.samples
         run.done(args.batch, loss=loss.item(), eps=error.mean().item())

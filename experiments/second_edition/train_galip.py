@@ -126,7 +126,7 @@ def main() -> None:
         generator.mapping.CLIP_ViT.load_state_dict(inside)
     for part in (encoder, generator, netd, netc):
         part.to(device)
-    half = torch.bfloat16 if device == "cuda" else None
+    half = torch.bfloat16 if args.bf16 or device == "cuda" else None
     trainer = Trainer(generator, netd, netc, encoder, autocast=half, clip_features=not args.without_clip_d)
     average = Average(generator)
     name = "galip" + "-without-clip-d" * args.without_clip_d + "-without-clip-g" * args.without_clip_g

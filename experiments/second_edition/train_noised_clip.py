@@ -73,7 +73,7 @@ def main() -> None:
         timestep = torch.randint(0, 1000, (len(x),), generator=generator)
         bar = bars[timestep].float().view(-1, 1, 1, 1)
         noisy = bar.sqrt() * x + (1 - bar).sqrt() * torch.randn(x.shape, generator=generator)
-        with autocast(device):
+        with autocast(device, args.bf16):
             images, texts = model.image(noisy.to(device), timestep.to(device)), text(captions + wrong)
         loss = contrastive_loss(
             F.normalize(images.float(), dim=-1),

@@ -64,7 +64,7 @@ def targets(scene: Scene, left_out: set[str]) -> tuple[dict[str, int], list[dict
 
 
 def main() -> None:
-    args = options(__doc__, samples=128_000, batch=64).parse_args()
+    args = options(__doc__, samples=128_000, batch=64, bf16=False).parse_args()
     device = prepare(args)
     model, heads = text_encoder(), Heads()
     initialize(model, seed=1)

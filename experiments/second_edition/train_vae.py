@@ -63,7 +63,7 @@ def unscaled(sd: dict[str, torch.Tensor], scale: float = 0.18215) -> dict[str, t
 
 
 def main() -> None:
-    parser = options(__doc__, samples=160_000, batch=8)
+    parser = options(__doc__, samples=160_000, batch=8, bf16=False)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate (0.001)")
     parser.add_argument("--start", help="a safetensors file of weights to begin with")
     parser.add_argument("--again", action="store_true", help="begin with the weights in checkpoint/")

@@ -20,12 +20,16 @@ RUNS = Path(os.environ.get("SHAPES_RUNS", Path(__file__).resolve().parent / "run
 SAVE_SECONDS = 600.0
 
 
-def options(description: str, samples: int, batch: int) -> argparse.ArgumentParser:
-    """The options that every training has."""
+def options(description: str, samples: int, batch: int, bf16: bool = True) -> argparse.ArgumentParser:
+    """The options that every training has; `bf16`: whether it can use bfloat16 on a CPU."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--samples", type=int, default=samples, help=f"to train on in all ({samples})")
     parser.add_argument("--batch", type=int, default=batch, help=f"samples a step ({batch})")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
+    if bf16:
+        parser.add_argument(
+            "--bf16", action="store_true", help="bfloat16 on a CPU too: up to twice as fast with AVX-512 BF16"
+        )
     return parser
 
 
@@ -130,10 +134,11 @@ def trained(name: str, part: str = "model") -> dict[str, torch.Tensor]:
     path = RUNS / name / "last.pt"
     if path.exists():
         return torch.load(path, map_location="cpu", weights_only=True)[part]
-    weights = kept(name)
-    if weights is None or part not in ("model", "average"):
+    weights = kept(name)[0] if kept(name) else {}
+    named = {key.removeprefix(f"{part}:"): value for key, value in weights.items() if key.startswith(f"{part}:")}
+    if not named and (not weights or part not in ("model", "average")):
         raise FileNotFoundError(f"No run {name!r} in {RUNS}; train it first (README.md lists the order).")
-    return weights[0]
+    return named or weights
 
 
 def seen(name: str) -> int:

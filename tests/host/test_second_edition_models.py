@@ -11,11 +11,11 @@ from torch import nn
 from guidance_lab.experiments.second_edition import training
 from guidance_lab.experiments.second_edition.data import scene
 from guidance_lab.experiments.second_edition.models import GROUPS, LATENT, autoencoder, text_encoder
-from guidance_lab.experiments.second_edition.muon import Muon
+from guidance_lab.experiments.second_edition.muon import Muon, optimizers
 from guidance_lab.experiments.second_edition.sampling import contexts, sample, zeroed_below
 from guidance_lab.experiments.second_edition.train_captioner import labels
 from guidance_lab.experiments.second_edition.train_clip import CHANGES, changed, contrastive_loss, twin
-from guidance_lab.experiments.second_edition.train_diffusion import MAIN, inner, outer, prompts, untrained
+from guidance_lab.experiments.second_edition.train_diffusion import ENDS, MAIN, prompts, untrained
 from guidance_lab.experiments.second_edition.train_galip import rates
 from guidance_lab.experiments.second_edition.train_text import targets
 from guidance_lab.experiments.second_edition.world import parse
@@ -147,6 +147,11 @@ def test_weights_that_travel_stand_in_for_a_run(tmp_path, monkeypatch):
     assert training.seen("x") == 640
     assert (training.trained("x")["weight"] - layer.weight).abs().max() < 1e-3
     assert training.trained("x")["weight"].dtype == torch.float32
+    both = {f"{part}:{key}": value for part in "ab" for key, value in layer.state_dict().items()}
+    training.write_weights(tmp_path / "checkpoint" / "y.safetensors", both, 1)
+    assert sorted(training.trained("y", "a")) == ["bias", "weight"]
+    with pytest.raises(FileNotFoundError, match="train it first"):
+        training.trained("y", "c")
     layer, run = layer_run("x")
     run.samples = 650
     run.save()
@@ -223,10 +228,13 @@ def test_prompts_are_within_what_training_shows():
 def test_kernels_are_trained_as_matrices_and_the_ends_by_adam():
     base, unet = untrained(MAIN)
     unet.to(memory_format=torch.channels_last)
-    matrices, others = inner(unet), outer(unet)
+    both = optimizers(unet, ENDS, 1e-3)
+    matrices, others = both["muon"].weights, both["adam"].param_groups[0]["params"]
     assert len(matrices) + len(others) == len(list(unet.parameters()))
     assert {id(p) for p in (*matrices, *others)} == {id(p) for p in unet.parameters()}
-    assert min(p.ndim for p in matrices) == 2 and not any(p is unet.out[2].weight for p in matrices)
+    assert min(p.ndim for p in matrices) == 2
+    by_adam = {id(p) for p in others}
+    assert {id(unet.out[2].weight), id(unet.time_embed[0].weight), id(unet.input_blocks[0][0].weight)} <= by_adam
 
 
 def test_a_step_of_muon_goes_along_every_singular_vector_alike():
