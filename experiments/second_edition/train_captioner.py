@@ -14,11 +14,14 @@ from guidance_lab.experiments.training import descend, initialize, learning_rate
 
 from .data import CHUNK, SCENES, scene
 from .models import WIDTH
+from .muon import optimizers, set_rate
 from .render import render
-from .train_clip import CHUNKS, Pictures, normalized
+from .train_clip import CHUNKS, MUON_RATE, Pictures, normalized
 from .training import RUNS, Run, autocast, options, prepare
 from .words import MAX_TOKENS, tokens, vocabulary
 from .world import SIZE, Scene, parse
+
+ENDS = ("vision_model.embeddings.", "text_decoder.bert.embeddings.", "text_decoder.cls.")
 
 
 def captioner():
@@ -103,20 +106,19 @@ def main() -> None:
         if isinstance(part, torch.nn.LayerNorm):
             part.reset_parameters()
     network.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2, fused=True)
-    run = Run("captioner", {"model": network, "optimizer": optimizer})
+    both = optimizers(network, ENDS, 1e-3)
+    run = Run("captioner", {"model": network} | both)
     shown = Pictures(device)
     for step in run.steps(args.samples):
         rng = np.random.default_rng([8, step])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.samples, args.samples, 1e-3, warmup=100 * args.batch)
+        set_rate(both, learning_rate(run.samples, args.samples, 1e-3, warmup=100 * args.batch), MUON_RATE)
         picked = rng.integers(0, CHUNKS * CHUNK, args.batch)
         x = shown(picked, torch.Generator().manual_seed(step)).to(device)
         ids, wanted = labels([scene(int(i)).caption for i in picked])
         network.train()
         with autocast(device, args.bf16):
             loss = network(pixel_values=normalized(x), input_ids=ids.to(device), labels=wanted.to(device)).loss
-        descend(loss, network, optimizer)
+        descend(loss, network, *both.values())
         run.done(args.batch, loss=loss.item())
         if run.step % 500 == 0:
             run.log({"step": run.step} | accuracy(network, device))

@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 
 from guidance_lab.experiments.train.noised_clip import initialize_towers
-from guidance_lab.experiments.training import learning_rate
+from guidance_lab.experiments.training import descend, learning_rate
 from guidance_lab.guidance.glide import cosine_alpha_bars
 from guidance_lab.guidance.noised_clip import Encoder, ImageInput, NoisedCLIP, TextInput
 
 from .models import WIDTH
-from .train_clip import Pictures, batch, contrastive_loss, right_answers
+from .muon import optimizers, set_rate
+from .train_clip import MUON_RATE, Pictures, batch, contrastive_loss, right_answers
 from .training import RUNS, Run, autocast, options, prepare
 from .words import MAX_TOKENS, tokens, vocabulary
 
 IMAGE = {"width": 128, "depth": 4, "patch": 16}
 TEXT = {"width": 128, "depth": 3}
+ENDS = tuple(f"{tower}_encoder.blocks.{end}" for tower in ("image", "text") for end in ("input", "output"))
 
 
 def untrained() -> NoisedCLIP:
@@ -47,9 +49,9 @@ def main() -> None:
     model = untrained().to(device)
     temperature = torch.nn.ParameterDict({"logit_scale": torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))})
     temperature.to(device)
-    parameters = [*model.parameters(), *temperature.parameters()]
-    optimizer = torch.optim.AdamW(parameters, 1e-3, weight_decay=0.02)
-    run = Run("noised_clip", {"model": model, "temperature": temperature, "optimizer": optimizer})
+    learned = torch.nn.ModuleList([model, temperature])
+    both = optimizers(model, ENDS, 1e-3, tuple(temperature.parameters()))
+    run = Run("noised_clip", {"model": model, "temperature": temperature} | both)
     shown = Pictures(device)
     bars = torch.tensor(cosine_alpha_bars())
 
@@ -65,8 +67,7 @@ def main() -> None:
         return right_answers(image, text)
 
     for step in run.steps(args.samples):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.samples, args.samples, 1e-3, warmup=100 * args.batch)
+        set_rate(both, learning_rate(run.samples, args.samples, 1e-3, warmup=100 * args.batch), MUON_RATE)
         generator = torch.Generator().manual_seed(step)
         indices, captions, wrong = batch(step, args.batch)
         x = shown(indices, generator) * 2 - 1
@@ -81,10 +82,7 @@ def main() -> None:
             captions,
             temperature["logit_scale"],
         )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descend(loss, learned, *both.values())
         run.done(args.batch, loss=loss.item(), scale=temperature["logit_scale"].exp().item())
         if run.step % 500 == 0:
             for t in (0, 300, 600):
