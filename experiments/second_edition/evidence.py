@@ -19,7 +19,7 @@ from .data import SCENES, scene
 from .latents import Latents, pixels
 from .read import judge, read
 from .render import render
-from .sampling import contexts, sample, zeroed_below
+from .sampling import contexts, sample, without_text, zeroed_below
 from .train_diffusion import MAIN, SAMPLES, frozen_text, prompts, untrained
 from .training import RUNS, prepare, seen, trained
 from .world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing, hue_of
@@ -154,6 +154,13 @@ def main() -> int:
                 hook.remove()
                 if side == 4:
                     ratios["inner_levels_cost"] = whole["object"] - row["object"]
+            sides = {16, 8, 4, 2}
+            for side in sorted(sides, reverse=True):
+                for name, silent in (("no text", {side}), ("text only", sides - {side})):
+                    hooks = without_text(unet, silent, empty)
+                    add("levels", f"one thing, unguided, {name} on maps of {side}×{side}", singles, draw(said, 5))
+                    for hook in hooks:
+                        hook.remove()
         if "sheet" in wanted:
             drawn = [grid(draw(SHEET, seed, 2.0), 16) for seed in (1, 2, 3)]
             Image.fromarray(np.concatenate(drawn)).save(out / "samples.png")

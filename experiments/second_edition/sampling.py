@@ -71,3 +71,18 @@ def zeroed_below(unet: torch.nn.Module, side: int, latent: int = 16):
         len(unet.output_blocks) - 3 * level - 1
     ]  # three blocks a level, the last of a level upsamples
     return block[-1].register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+
+
+def without_text(unet: torch.nn.Module, sides: set[int], empty: torch.Tensor) -> list:
+    """While the returned hooks stand, the cross-attention layers on maps of these sides read the empty prompt.
+
+    empty [1, tokens, width]: its context. The side of a layer's map is what its queries say: side² of them.
+    """
+
+    def forget(module: torch.nn.Module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+        if int(inputs[0].shape[1] ** 0.5) in sides:
+            options = options | {"context": empty.expand(len(inputs[0]), -1, -1)}
+        return inputs, options
+
+    layers = [module for name, module in unet.named_modules() if name.endswith(".attn2")]
+    return [layer.register_forward_pre_hook(forget, with_kwargs=True) for layer in layers]

@@ -12,7 +12,7 @@ from guidance_lab.experiments.second_edition import training
 from guidance_lab.experiments.second_edition.data import scene
 from guidance_lab.experiments.second_edition.models import GROUPS, LATENT, autoencoder, text_encoder
 from guidance_lab.experiments.second_edition.muon import Muon, optimizers
-from guidance_lab.experiments.second_edition.sampling import contexts, sample, zeroed_below
+from guidance_lab.experiments.second_edition.sampling import contexts, sample, without_text, zeroed_below
 from guidance_lab.experiments.second_edition.train_captioner import labels
 from guidance_lab.experiments.second_edition.train_clip import CHANGES, changed, contrastive_loss, twin
 from guidance_lab.experiments.second_edition.train_diffusion import ENDS, MAIN, prompts, untrained
@@ -82,6 +82,26 @@ def test_zeroed_levels_have_no_say(network, side):
     finally:
         hook.remove()
     assert torch.equal(out(), whole) and changes(inside)
+
+
+def test_layers_without_text_read_the_empty_prompt(network):
+    _, unet = network
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((2, 4, LATENT, LATENT), (2, 5, 128), (1, 5, 128))
+    x, context, empty = (torch.randn(shape, generator=generator) for shape in shapes)
+
+    def out(context: torch.Tensor) -> torch.Tensor:
+        return unet(x, torch.tensor([500, 500]), context=context)
+
+    whole, nothing = out(context), out(empty.expand(2, -1, -1))
+    drawn = {}
+    for sides in ((16,), (8,), (4,), (2,), (16, 8, 4, 2)):
+        hooks = without_text(unet, set(sides), empty)
+        drawn[sides] = out(context)
+        for hook in hooks:
+            hook.remove()
+    assert torch.equal(drawn.pop((16, 8, 4, 2)), nothing) and torch.equal(out(context), whole)
+    assert all(not torch.equal(one, other) for one in drawn.values() for other in (whole, nothing))
 
 
 class Point(nn.Module):
