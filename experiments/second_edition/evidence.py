@@ -21,7 +21,7 @@ from .read import judge, read
 from .render import render
 from .sampling import contexts, sample, without_text, zeroed_below
 from .train_diffusion import MAIN, SAMPLES, frozen_text, prompts, untrained
-from .training import RUNS, prepare, seen, trained
+from .training import CHECKPOINT, RUNS, prepare, seen, trained
 from .world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing, hue_of
 
 READ = ("object", "colour", "texture", "background", "count", "relation", "all", "size")
@@ -81,6 +81,18 @@ def main_model(device: str):
     unet.load_state_dict(average)
     base.model_sampling.to(device)
     return base, unet.to(device).eval().requires_grad_(False), seen("main")
+
+
+def curve() -> list[str]:
+    """The main run's looks with the readers (100 pictures each, so ± 0.1) as lines of a table."""
+    logs = [folder / "log.jsonl" for folder in (RUNS / "main", CHECKPOINT) if (folder / "log.jsonl").exists()]
+    rows = [json.loads(line) for log in logs[:1] for line in log.read_text(encoding="utf-8").splitlines()]
+    looks = [row for row in rows if "loss" not in row]
+    if not looks:
+        return []
+    names = [name for name in looks[0] if name != "samples"]
+    lines = ["| samples | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    return lines + [f"| {row['samples']} | " + " | ".join(f"{row[name]:.2f}" for name in names) + " |" for row in looks]
 
 
 def main() -> int:
@@ -180,6 +192,7 @@ def main() -> int:
         lines.append(f"| {key} | {bar} | {measured} |")
     if "samples_seen" in ratios:
         lines += ["", f"The main model saw {ratios['samples_seen']:.0f} of the {SAMPLES} samples of its plan."]
+    lines += ["", *curve()]
     print("\n".join(lines))
     insert_tables(out / "second_edition.md", "\n".join(lines))
     write_report(args.json, ratios, rows, device)

@@ -10,6 +10,7 @@ way, and `--small` is a smaller network trained for a sixteenth of the samples.
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from .models import diffusion_model, text_encoder, unet_config
 from .muon import optimizers, set_rate
 from .read import judge, read
 from .sampling import contexts, sample
-from .training import Run, autocast, kept, options, prepare, trained, write_weights
+from .training import CHECKPOINT, Run, autocast, kept, options, prepare, trained, write_weights
 from .words import loose_caption, tokens
 from .world import Scene, parse, random_scene
 
@@ -130,6 +131,8 @@ def main() -> None:
             module.load_state_dict(weights[0])
         run.samples = weights[1]
         run.step = run.samples // args.batch
+        if (CHECKPOINT / "log.jsonl").exists() and not args.small:  # or the export would leave the part before out
+            shutil.copy(CHECKPOINT / "log.jsonl", run.folder / "log.jsonl")
         print(f"{run.name}: begins again from the weights in checkpoint/ at {run.samples} samples", flush=True)
     restarted = run.samples if weights else 0
     # the schedule's cumulative alphas: sigma² = (1 - a) / a
