@@ -79,7 +79,6 @@ def look(run: Run, name: str, model, size: int, bf16: bool, count: int = 48, cfg
 def main() -> None:
     parser = options(__doc__, samples=0, batch=32)
     parser.add_argument("name", choices=PLANS, help="the network")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 on a CPU with units for it: 1.6 times as fast")
     parser.add_argument("--rate", type=float, help="highest learning rate (planned for each network)")
     parser.add_argument("--small", type=int, help="samples of half the size to begin with (planned for each network)")
     parser.add_argument("--look", type=int, default=20_000, help="samples between two looks with the readers")
