@@ -90,9 +90,12 @@ def curve() -> list[str]:
     looks = [row for row in rows if "loss" not in row]
     if not looks:
         return []
-    names = [name for name in looks[0] if name != "samples"]
+    names = [name for name in looks[-1] if name != "samples"]
     lines = ["| samples | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    return lines + [f"| {row['samples']} | " + " | ".join(f"{row[name]:.2f}" for name in names) + " |" for row in looks]
+    return lines + [
+        f"| {row['samples']} | " + " | ".join(f"{row.get(name, float('nan')):.2f}" for name in names) + " |"
+        for row in looks
+    ]
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from .latents import Latents
 from .models import diffusion_model, text_encoder, unet_config
 from .muon import optimizers, set_rate
 from .read import judge, read
-from .sampling import contexts, sample
+from .sampling import contexts, sample, zeroed_below
 from .training import CHECKPOINT, Run, autocast, kept, options, prepare, trained, write_weights
 from .words import loose_caption, tokens
 from .world import Scene, parse, random_scene
@@ -92,19 +92,25 @@ def prompts(count: int, singles: bool, seed: int = 31) -> list[Scene]:
 
 @torch.no_grad()
 def look(base, unet, text, latents: Latents, device: str, count: int = 100) -> dict[str, float]:
-    """What the readers say to `count` unguided pictures of one thing and to as many guided ones (CFG 2) of several."""
-    empty, row = contexts(text, [""], device), {}
-    for name, singles, cfg in (("unguided one", True, 1.0), ("CFG 2 several", False, 2.0)):
+    """What the readers say to `count` unguided pictures of one thing, as they are and without the inner levels (maps of
+    4×4 and smaller, as in the gate), and to as many guided ones (CFG 2) of several.
+    """
+    empty = contexts(text, [""], device)
+
+    def judged(singles: bool, cfg: float) -> list[dict[str, float]]:
         scenes = prompts(count, singles)
-        drawn = latents.decoded(
-            sample(base, unet, contexts(text, [s.caption for s in scenes], device), empty, 5, cfg)
-        ).numpy()
-        rows = [judge(s, read(p)) for s, p in zip(scenes, drawn, strict=True)]
-        row |= {
-            f"{name} {key}": round(float(np.mean([r[key] for r in rows])), 3)
-            for key in ("object", "colour", "background", "all")
-        }
-    return row
+        z = sample(base, unet, contexts(text, [scene.caption for scene in scenes], device), empty, 5, cfg)
+        return [judge(s, read(p)) for s, p in zip(scenes, latents.decoded(z).numpy(), strict=True)]
+
+    def means(name: str, rows: list[dict[str, float]], keys: tuple[str, ...]) -> dict[str, float]:
+        return {f"{name} {key}": round(float(np.mean([row[key] for row in rows])), 3) for key in keys}
+
+    keys = ("object", "colour", "background", "all")
+    row = means("unguided one", judged(True, 1.0), keys)
+    hook = zeroed_below(unet, 4)
+    row |= means("without inner levels", judged(True, 1.0), ("object",))
+    hook.remove()
+    return row | means("CFG 2 several", judged(False, 2.0), keys)
 
 
 def main() -> None:
