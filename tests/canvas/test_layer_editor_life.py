@@ -76,16 +76,9 @@ HISTORY = """type => {
   return JSON.stringify([...counts, focus, others, nodes, changes]);
 }"""
 
-FOUND = "type => app.graph.nodes.find(node => node.type === type)"
 TALLER = """type => {
   const node = app.graph.nodes.find(node => node.type === type);
   node.setSize([node.size[0], node.size[1] + 40]);
-}"""
-CORNER = """type => {
-  const node = app.graph.nodes.find(node => node.type === type);
-  const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] - 4, node.pos[1] + node.size[1] - 4]);
-  const box = app.canvas.canvas.getBoundingClientRect();
-  return [x + box.left, y + box.top];
 }"""
 
 DISCONNECT = """type => {
@@ -174,41 +167,6 @@ def test_a_height_set_between_a_key_and_the_record_leaves_the_undo_alone(canvas)
     canvas.page.keyboard.up("Shift")
     canvas.page.keyboard.press("Control+z")
     wait_for_text(canvas, LINES)
-
-
-def settled_height(canvas) -> float:
-    """The node's height once it has grown with its editor, which a slow machine draws many frames later."""
-    # Nodes 2.0 fits the page's element; the node's own measure is the classic renderer's.
-    fitted = f"""type => {{
-      const node = ({FOUND})(type);
-      return LiteGraph.vueNodesMode || node.size[1] >= node.computeSize()[1];
-    }}"""
-    editor(canvas).wait_for()
-    height = f"type => ({FOUND})(type).size[1]"
-    seen = [0.0]
-    while len(seen) < 3 or len(set(seen[-3:])) > 1:
-        canvas.page.wait_for_function(fitted, arg=NODE, timeout=20_000)
-        canvas.page.wait_for_timeout(400)
-        seen.append(canvas.page.evaluate(height, NODE))
-    return seen[-1]
-
-
-def test_a_height_that_a_person_gave_is_undone(canvas):
-    for _ in range(2):
-        canvas.load_workflow(canvas.to_workflow(), "drawn")
-    canvas.fit()
-    size = f"type => ({FOUND})(type).size[1]"
-    before = settled_height(canvas)
-    x, y = canvas.page.evaluate(CORNER, NODE)
-    mouse = canvas.page.mouse
-    mouse.move(x, y)
-    mouse.down()
-    mouse.move(x, y + 60, steps=6)
-    mouse.up()
-    canvas.page.wait_for_function(f"([type, h]) => ({size})(type) > h + 30", arg=[NODE, before], timeout=20_000)
-    canvas.page.wait_for_timeout(300)
-    canvas.page.keyboard.press("Control+z")
-    canvas.page.wait_for_function(f"([type, h]) => ({size})(type) < h + 5", arg=[NODE, before], timeout=20_000)
 
 
 def test_a_copy_and_a_bypassed_node_keep_their_own_value(canvas):
