@@ -22,7 +22,7 @@ ORDER = (
     ("main", "train_diffusion", (), 3_000_000, 19, 70, 4000),
     ("small", "train_diffusion", ("--small",), 3_000_000, 35, 87, 5000),
     ("clip", "train_clip", (), 400_000, 60, 250, 3000),
-    ("noised_clip", "train_noised_clip", (), 800_000, 60, 240, 3000),
+    ("noised_clip", "train_noised_clip", (), 800_000, 60, 140, 3000),
     ("captioner", "train_captioner", (), 400_000, 60, 410, 3000),
     ("galip", "train_galip", (), 300_000, 8, 33, 500),
 )

@@ -31,7 +31,9 @@ MAIN = {"width": 32, "mult": (1, 2, 4, 4)}
 SMALL = {"width": 32, "mult": (1, 1, 2, 2)}
 SAMPLES = 3_000_000
 ENDS = ("input_blocks.0.", "time_embed.", "out.")  # what takes latents and timestep in, what puts the noise out
-MUON_RATE = 4  # times AdamW's learning rate; 1 learns slower, 3 alike (results/optimizers.json)
+MUON_RATE = (
+    4  # times AdamW's learning rate; 1 is slower at first and as good at 22,400 samples (results/optimizers.json)
+)
 
 
 class Average(torch.nn.Module):

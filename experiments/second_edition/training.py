@@ -134,7 +134,7 @@ def trained(name: str, part: str = "model") -> dict[str, torch.Tensor]:
     path = RUNS / name / "last.pt"
     if path.exists():
         return torch.load(path, map_location="cpu", weights_only=True)[part]
-    weights = kept(name)[0] if kept(name) else {}
+    weights, _ = kept(name) or ({}, 0)
     named = {key.removeprefix(f"{part}:"): value for key, value in weights.items() if key.startswith(f"{part}:")}
     if not named and (not weights or part not in ("model", "average")):
         raise FileNotFoundError(f"No run {name!r} in {RUNS}; train it first (README.md lists the order).")

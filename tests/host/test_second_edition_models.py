@@ -15,7 +15,7 @@ from guidance_lab.experiments.second_edition.muon import Muon, optimizers
 from guidance_lab.experiments.second_edition.sampling import contexts, sample, without_text, zeroed_below
 from guidance_lab.experiments.second_edition.train_captioner import labels
 from guidance_lab.experiments.second_edition.train_clip import CHANGES, changed, contrastive_loss, twin
-from guidance_lab.experiments.second_edition.train_diffusion import ENDS, MAIN, prompts, untrained
+from guidance_lab.experiments.second_edition.train_diffusion import ENDS, MAIN, normalize_contiguous, prompts, untrained
 from guidance_lab.experiments.second_edition.train_galip import rates
 from guidance_lab.experiments.second_edition.train_text import targets
 from guidance_lab.experiments.second_edition.world import parse
@@ -243,6 +243,21 @@ def test_captions_to_learn_end_once():
 def test_prompts_are_within_what_training_shows():
     assert all(len(s.things) == 1 and s.things[0].colour for s in prompts(30, True))
     assert all(len(s.things) in (2, 3) for s in prompts(30, False))
+
+
+def test_normalizations_see_maps_channels_first_and_change_nothing():
+    _, unet = untrained(MAIN)
+    unet.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(0))
+    x, t, context = x.contiguous(memory_format=torch.channels_last), torch.tensor([10, 900]), torch.ones(2, 5, 128)
+    for p in unet.parameters():  # the last layers begin at zero
+        if not p.any():
+            p.data.fill_(0.01)
+    before, seen = unet(x, t, context=context), []
+    normalize_contiguous(unet)
+    unet.out[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].is_contiguous()))
+    torch.testing.assert_close(unet(x, t, context=context), before, rtol=1e-4, atol=1e-5)
+    assert seen == [True] and before.abs().max() > 0
 
 
 def test_kernels_are_trained_as_matrices_and_the_ends_by_adam():

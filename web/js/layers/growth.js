@@ -50,7 +50,8 @@ export function fitHeight(node, height) {
   if (!held) before();
 }
 
-// `held`: a button is down. `drawn`: it is, or was let go just now, so a height may be one that a person gave.
+// `held`: a button is down and no key came since. `drawn`: a button is down or was let go just now, so a height may be one that a person
+// gave, also when a key is pressed meanwhile.
 let held = false;
 let drawn = false;
 
@@ -77,11 +78,16 @@ function release() {
   setTimeout(() => (drawn = held)); // the canvas looks for changes in this same event
 }
 
-for (const [type, listener] of [
+function type() {
+  before();
+  held = false;
+}
+
+for (const [event, listener] of [
   ["pointerdown", press],
   ["pointerup", release],
   ["pointercancel", release],
   ["mouseup", release],
-  ["keydown", release],
+  ["keydown", type],
 ])
-  window.addEventListener(type, listener, true);
+  window.addEventListener(event, listener, true);
