@@ -14,7 +14,7 @@ from scipy import linalg
 
 @torch.no_grad()
 def features(pictures: np.ndarray) -> np.ndarray:
-    """uint8 [N, 64, 64, 3] → float64 [N, 192]. The same numbers on every machine with the same torch, from seed 0."""
+    """uint8 [N, H, W, 3] → float64 [N, 192]. The same numbers on every machine with the same torch, from seed 0."""
     generator = torch.Generator().manual_seed(0)
     weights = [
         torch.randn(o, i, 3, 3, generator=generator) * (2 / (9 * i)) ** 0.5 for i, o in ((3, 16), (16, 32), (32, 48))

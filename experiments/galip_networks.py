@@ -10,8 +10,8 @@ from guidance_lab.galip.discriminator import DBlock
 
 DIMS = Dims(
     nz=64, cond_dim=128, grid=8, code_channels=32, code_hidden=16, bridge_blocks=4, clip_width=128, clip_layers=4,
-    clip_patch=8, prompts=2,
-    channels=((128, 96), (96, 64), (64, 32)), sizes=(16, 32, 64),
+    clip_patch=16, prompts=2,
+    channels=((128, 96), (96, 64), (64, 48), (48, 24)), sizes=(16, 32, 64, 128),
 )  # fmt: skip
 TAPS = (0, 1, 2)  # blocks 1, 4, 8 of 12 in the paper
 JUDGE = 128  # channels that NetD hands to NetC
@@ -31,12 +31,12 @@ class PixelD(nn.Module):
 
     def __init__(self, channels: int = JUDGE):
         super().__init__()
-        self.first = nn.Conv2d(3, 32, 4, stride=2, padding=1)
-        self.blocks = nn.ModuleList([DBlock(32, 64, False), DBlock(64, 128, False)])
+        self.first = nn.Conv2d(3, 24, 4, stride=2, padding=1)
+        self.blocks = nn.ModuleList([DBlock(24, 48, False), DBlock(48, 96, False), DBlock(96, 128, False)])
         self.main = DBlock(128, channels, False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """[B, 3, 64, 64] -> [B, channels, 8, 8]."""
+        """[B, 3, 128, 128] -> [B, channels, 8, 8]."""
         x = self.first(image)
         for block in self.blocks:
             x = F.avg_pool2d(block(x), 2)
@@ -79,6 +79,6 @@ def noise(count: int, seed: int) -> torch.Tensor:
 
 @torch.no_grad()
 def draw(generator: Generator, sentences: torch.Tensor, codes: torch.Tensor) -> np.ndarray:
-    """Sentences [N, cond_dim] and noise [N, nz] → pictures uint8 [N, 64, 64, 3]."""
-    images = generator.eval()(codes, sentences).clamp(-1, 1)
-    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """Sentences [N, cond_dim] and noise [N, nz] → pictures uint8 [N, 128, 128, 3]."""
+    images = [generator.eval()(c, s) for c, s in zip(codes.split(50), sentences.split(50), strict=True)]
+    return ((torch.cat(images).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

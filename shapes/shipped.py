@@ -12,12 +12,15 @@ import torch
 from ..weight_files.clip import open_clip_text_names
 from .captioner import captioner
 from .clip import clip_model
-from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, unet_config
+from .models import VAE_CONFIG, ShapesClipModel, ShapesConfig, ShapesTokenizer, fewer_groups, unet_config
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 MODELS = ("main", "early", "small")
 # Network: its file.
 GLIDE = {"base": "glide_inpaint", "inpaint": "glide_inpaint", "upsample": "glide_upsample"}
+# Noise-aware CLIP: its file. The first reads the pictures of Shapes, 128 pixels, and comes with the pack once it is
+# trained; the second those of Shapes GLIDE, 64 pixels.
+NOISED_CLIPS = {"shapes": "noised_clip", "glide": "glide_noised_clip"}
 GLIDE_INPUT = "input_blocks.0.0.weight"
 GPT2_TOKENS = 50257
 GLIDE_GROUP_CHANNELS = 4  # of `glide.config.Config`: 32 channels are too few for 32 groups
@@ -100,9 +103,16 @@ def load_clip_module() -> torch.nn.Module:
     return module.requires_grad_(False).eval()
 
 
-def noised_clip_files() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The (image, text) state dicts of the noise-aware CLIP, under the names of GLIDE's files; same tokens."""
-    sd, _ = _file("noised_clip")
+def has_noised_clip(name: str) -> bool:
+    """Whether the noise-aware CLIP `name`, one of `NOISED_CLIPS`, comes with this version of the pack."""
+    return (WEIGHTS / f"{NOISED_CLIPS[name]}.safetensors").is_file()
+
+
+def noised_clip_files(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The (image, text) state dicts of the noise-aware CLIP `name`, one of `NOISED_CLIPS`, under the names of GLIDE's
+    files; `shapes.clip.tokens` tokenizes for both.
+    """
+    sd, _ = _file(NOISED_CLIPS[name])
     return tuple({k.removeprefix(p): v for k, v in sd.items() if k.startswith(p)} for p in ("image.", "text."))
 
 
@@ -155,4 +165,6 @@ def load_captioner() -> torch.nn.Module:
 def load_vae() -> comfy.sd.VAE:
     """The autoencoder as a VAE."""
     sd, _ = _file("vae")
-    return comfy.sd.VAE(sd=sd, config={"params": VAE_CONFIG})
+    vae = comfy.sd.VAE(sd=sd, config={"params": VAE_CONFIG})
+    fewer_groups(vae.first_stage_model)
+    return vae

@@ -14,6 +14,7 @@ import time
 import torch
 
 from guidance_lab.shapes import shipped
+from guidance_lab.shapes.models import LATENT
 
 BATCH = 4
 
@@ -90,7 +91,7 @@ def main() -> None:
 
     with torch.inference_mode():
         model, clip = shipped.load_model("main"), shipped.load_clip()
-    latents = {"samples": torch.randn(BATCH, 4, 8, 8, generator=torch.Generator().manual_seed(0))}
+    latents = {"samples": torch.randn(BATCH, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(0))}
     rounds, steps = (1, 3) if options.quick else (options.rounds, 10)
     times: dict[str, list[tuple[float, float]]] = {}
     for index in range(rounds):

@@ -36,8 +36,8 @@ WEAKER = {
     "higher_sigma": {"sigma_shift": 0.1},
     "weight_blend": {"amount": 0.5},
 }
-# The default is the middle block, which sees a 64×64 picture as one token: attention over it has nothing to perturb.
-TOKENS_16 = "input:4-5, output:6-8"
+# The default is the middle block, which sees a picture as 2×2 tokens; here it is the level of 4×4.
+TOKENS_16 = "input:7-8, output:3-5"
 ON_16_TOKENS = ("block_skip", "identity_attention", "blurred_queries", "token_shuffle")
 
 

@@ -135,7 +135,7 @@ class Studio:
     def noised(self):
         from guidance_lab.guidance.noised_clip import load
 
-        return load(*shipped.noised_clip_files())
+        return load(*shipped.noised_clip_files("shapes"))
 
     def aims(self, captions: list[str], scorer: str):
         """An objective that pulls picture i towards caption i."""

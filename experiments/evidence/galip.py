@@ -2,8 +2,8 @@
 its space is.
 
 Pictures are kept in `experiments/runs/`, so a run that was stopped goes on where it was. The ablations are drawn from
-their training runs (`python dev.py train galip --steps 1500` with `--name galip-with-both`, `--without-clip-d`,
-`--without-clip-g`) and left out where one is missing.
+their training runs (`train_galip --samples N --seed 9`, the same with `--without-clip-d` and with `--without-clip-g`)
+and left out where one is missing.
 """
 
 import numpy as np
@@ -20,12 +20,13 @@ from guidance_lab.experiments.evidence.pictures import (
 )
 from guidance_lab.experiments.features import features
 from guidance_lab.experiments.galip_networks import draw as draw_galip
-from guidance_lab.experiments.galip_networks import noise
+from guidance_lab.experiments.galip_networks import networks, noise
 from guidance_lab.experiments.sampling import draw, encode
-from guidance_lab.experiments.train.galip import averaged, snapshots
-from guidance_lab.experiments.training import RUNS
+from guidance_lab.experiments.training import RUNS, trained
+from guidance_lab.experiments.training import seen as samples_seen
 from guidance_lab.galip import Generator, load_generator, walk
 from guidance_lab.shapes import shipped
+from guidance_lab.shapes.models import LATENT
 from guidance_lab.shapes.read import foreground
 from guidance_lab.shapes.render import render
 from guidance_lab.shapes.world import SIZE, Scene, parse, random_scene
@@ -35,9 +36,9 @@ SEED = 3000
 STEPS = (5, 10, 20, 50)
 CFG = 2.0
 ABLATIONS = {
-    "CLIP in both": "galip-with-both",
-    "without CLIP in D": "galip-without-clip-d",
-    "without CLIP in G": "galip-without-clip-g",
+    "CLIP in both": "galip-9",
+    "without CLIP in D": "galip-without-clip-d-9",
+    "without CLIP in G": "galip-without-clip-g-9",
 }
 COLUMNS = ("simple object+colour", "simple all", "complex all", "texture", "frechet", "precision", "recall", "coverage")
 
@@ -52,14 +53,16 @@ def pooled(clip, captions: list[str]) -> torch.Tensor:
 
 
 def ablations() -> dict[str, Generator]:
-    """Generators of the runs with and without CLIP in one part, all at the same training step; empty where one was not
-    trained.
-    """
-    steps = set.intersection(*(snapshots(name) for name in ABLATIONS.values()))
-    if not steps:
+    """Generators of the runs with and without CLIP in one part; empty unless all were trained on as many samples."""
+    samples = {samples_seen(name) for name in ABLATIONS.values()}
+    if len(samples) > 1 or 0 in samples:
         return {}
-    step = max(steps)
-    return {f"{label}, step {step}": averaged(name, step, "in G" not in label) for label, name in ABLATIONS.items()}
+    found = {}
+    for label, name in ABLATIONS.items():
+        generator = networks("in G" not in label)[0]
+        generator.load_state_dict({k.removeprefix("module."): v for k, v in trained(name, "average").items()})
+        found[f"{label}, {samples.copy().pop()} samples"] = generator
+    return found
 
 
 def seen(picture: np.ndarray) -> np.ndarray:
@@ -96,8 +99,8 @@ def walks(generator: Generator, model, vae, clip, pairs: int, frames: int) -> tu
         found["GALIP, text"].append(
             draw_galip(generator, walk(texts, frames - 1, "lerp"), codes[:1].expand(frames, -1))
         )
-        ends = torch.randn(2, 4 * 8 * 8, generator=torch.Generator().manual_seed(100 + pair))
-        start = walk(ends, frames - 1, "slerp").view(-1, 4, 8, 8)
+        ends = torch.randn(2, 4 * LATENT**2, generator=torch.Generator().manual_seed(100 + pair))
+        start = walk(ends, frames - 1, "slerp").view(-1, 4, LATENT, LATENT)
         context = encode(clip, captions[:1]).expand(frames, -1, -1)
         found[f"diffusion CFG {CFG}, noise"].append(draw(model, vae, context, empty, 0, CFG, 20, noise=start))
     rows = []

@@ -21,20 +21,19 @@ from guidance_lab.experiments.evidence.pictures import (
     contact_sheet,
     kept,
     measure,
-    place_again,
     table,
     weights_key,
 )
 from guidance_lab.experiments.features import features
 from guidance_lab.experiments.glide.data import around
+from guidance_lab.experiments.glide.first_world.read import judge, read
+from guidance_lab.experiments.glide.first_world.render import render
+from guidance_lab.experiments.glide.first_world.world import SIZE, Scene, parse, random_scene
 from guidance_lab.experiments.glide.sampling import edits, to_bytes
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.glide.model import resized
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.clip import lengths, tokens
-from guidance_lab.shapes.read import judge, read
-from guidance_lab.shapes.render import render
-from guidance_lab.shapes.world import SIZE, Scene, parse, random_scene
 from tools.report import arguments, insert_tables, write_report
 
 SEED = 6000
@@ -107,12 +106,12 @@ class Aims:
     """Makes a GLIDE MODEL that pulls picture i towards caption i, by the noisy sample itself."""
 
     def __init__(self):
+        from guidance_lab.experiments.glide.first_world.clip import FirstScorer
         from guidance_lab.guidance.noised_clip import load
         from guidance_lab.nodes.clip_guidance.guider import CLIPGuidance
         from guidance_lab.nodes.clip_guidance.objective import Objective
         from guidance_lab.nodes.clip_guidance.objectives.noised import NoisyScore
         from guidance_lab.nodes.clip_guidance.scorers import CLIPSimilarity
-        from guidance_lab.nodes.shapes.demo_models import ShapesScorer
 
         class BlindScore(CLIPSimilarity):
             """The clean CLIP, shown the noisy sample as if it were a picture."""
@@ -124,7 +123,7 @@ class Aims:
 
         self.node, self.objective = CLIPGuidance.PREPARE_CLASS_CLONE(None), Objective
         self.aware, self.blind = NoisyScore, BlindScore
-        self.noised, self.clean = load(*shipped.noised_clip_files()), ShapesScorer()
+        self.noised, self.clean = load(*shipped.noised_clip_files("glide")), FirstScorer()
 
     def model(self, model, setting: Setting, captions: list[str]):
         from guidance_lab.guidance.similarity import cosine
@@ -146,6 +145,23 @@ class Aims:
 def batches(count: int) -> Iterator[tuple[int, slice]]:
     """(number, rows) of each batch; batch i starts from the noise of seed + i."""
     return ((i, slice(start, start + BATCH)) for i, start in enumerate(range(0, count, BATCH)))
+
+
+def place_again(scene: Scene, rng: np.random.Generator) -> Scene:
+    """A fresh scene with the same caption: new places, sizes and directions."""
+    layout = random_scene(rng, len(scene.things))
+    while layout.relation != scene.relation:
+        layout = random_scene(rng, len(scene.things))
+    things = tuple(
+        replace(new, name=old.name, colour=old.colour, texture=old.texture)
+        for old, new in zip(scene.things, layout.things, strict=True)
+    )
+    return Scene(things, scene.background, scene.relation)
+
+
+def right(scene: Scene, picture: np.ndarray) -> dict[str, float]:
+    """What the readers of the first edition say to a picture."""
+    return judge(scene, read(picture))
 
 
 def all_right(scenes: list[Scene], pictures: np.ndarray) -> float:
@@ -324,7 +340,7 @@ def pictures_of(name: str, count: int, *others: str) -> Path:
 def drawn_by_base(names: Iterable[str], scenes: list[Scene]) -> tuple[list[dict], dict[str, np.ndarray]]:
     """What the base network draws with each of the `SETTINGS`: the rows of the table, beside renders; the pictures."""
     count, captions = len(scenes), [scene.caption for scene in scenes]
-    folder = pictures_of("base", count, "clip", "noised_clip", "text")
+    folder = pictures_of("base", count, "glide_noised_clip")
     base, aims = Glide("base"), Aims()
     draw(base, Setting(), aims, captions[:1])  # loading is nobody's time
     stored = {
@@ -336,10 +352,11 @@ def drawn_by_base(names: Iterable[str], scenes: list[Scene]) -> tuple[list[dict]
         for k in range(2)
     )
     real = features(fresh)
-    rows = [{"setting": "(other renders)"} | measure(other, scenes, real)]
+    rows = [{"setting": "(other renders)"} | measure(other, scenes, real, right)]
     for name, row in stored.items():
         rows.append(
-            {"setting": name, "ms": 1000 * float(row["seconds"]) / count} | measure(row["pictures"], scenes, real)
+            {"setting": name, "ms": 1000 * float(row["seconds"]) / count}
+            | measure(row["pictures"], scenes, real, right)
         )
     return rows, {name: row["pictures"] for name, row in stored.items()}
 

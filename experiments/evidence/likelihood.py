@@ -21,7 +21,7 @@ from guidance_lab.shapes.read import judge, read
 from guidance_lab.shapes.world import parse, random_scene
 from tools.report import arguments, insert_tables, write_report
 
-TWO, THREE = 36, 14  # prompts of two and of three things in a part: the world's own mixture of them
+TWO, THREE = 33, 17  # prompts of two and of three things in a part: the world's own mixture of them
 CHOSEN_ON, REPORTED = (0, 5, 6, 7), (1, 2, 3, 4)  # parts: each has prompts and noise of its own
 NOISES = 3  # of a reported prompt
 QUICK = 10  # a quick run takes every tenth prompt
@@ -156,7 +156,7 @@ def interval(gain: np.ndarray) -> tuple[float, float]:
 
 
 def row(name: str, pictures: np.ndarray, scenes: list, base: np.ndarray) -> dict:
-    """One line of the table, of pictures [noises, prompts, 64, 64, 3]; `base` [noises, prompts] is `right` of CFG."""
+    """One line of the table, of pictures [noises, prompts, 128, 128, 3]; `base` [noises, prompts] is `right` of CFG."""
     things = np.array([len(scene.things) for scene in scenes])
     all_right = np.stack([right(of_noise, scenes) for of_noise in pictures])
     gain = all_right - base

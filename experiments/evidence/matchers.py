@@ -34,6 +34,7 @@ from guidance_lab.experiments.train.matcher import matcher, words
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.read import judge, read
+from guidance_lab.shapes.world import SIZE
 from guidance_lab.weight_files.clip import MEAN, STD
 from tools.report import arguments, insert_tables, write_report
 
@@ -135,18 +136,18 @@ class Matchers(Studio):
         def tokenizer(lines, **_):
             return dict(zip(("input_ids", "attention_mask"), words(lines), strict=True))
 
-        return OwnMatches(self.matching, tokenizer, MEAN, STD, 64, captions, "Shapes match")
+        return OwnMatches(self.matching, tokenizer, MEAN, STD, SIZE, captions, "Shapes match")
 
     @torch.no_grad()
     def judged(self, setting: Setting, pictures: np.ndarray, captions: list[str]) -> np.ndarray:
-        """The scorer of a setting on finished pictures uint8 [N, 64, 64, 3] and their captions: [N]."""
+        """The scorer of a setting on finished pictures uint8 [N, 128, 128, 3] and their captions: [N]."""
         views = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         return self.aims(captions, setting.scorer).parts[0][1].score(views, None).numpy()
 
 
 def faults(pictures: np.ndarray, scenes: list) -> Counter[str]:
-    """How many pictures [noises, prompts, 64, 64, 3] are wrong in a thing, else in colour and texture, else in texture
-    only; the last is what is left.
+    """How many pictures [noises, prompts, 128, 128, 3] are wrong in a thing, else in colour and texture, else in
+    texture only; the last is what is left.
     """
     found: Counter[str] = Counter()
     for one in pictures:

@@ -21,8 +21,8 @@ from guidance_lab.experiments.evidence.pictures import DOCS, contact_sheet, kept
 from guidance_lab.experiments.sampling import draw, encode
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
-from guidance_lab.shapes.read import read
-from guidance_lab.shapes.world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing
+from guidance_lab.shapes.read import nearest_colour, read
+from guidance_lab.shapes.world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing, hue_of
 from guidance_lab.xti.selection import select
 from tools.report import arguments, insert_tables, write_report
 
@@ -57,8 +57,8 @@ def pairs(count: int, rng: np.random.Generator, plain: bool) -> list[tuple[Scene
             textures, grounds = ("plain", "plain"), (grounds[0], grounds[0])
         found.append(
             tuple(
-                Scene((Thing(*map(str, thing)),), str(g))
-                for *thing, g in zip(names, colours, textures, grounds, strict=True)
+                Scene((Thing(str(name), hue_of(str(colour)), str(texture)),), str(g))
+                for name, colour, texture, g in zip(names, colours, textures, grounds, strict=True)
             )
         )
     return found
@@ -70,7 +70,7 @@ def seen(picture: np.ndarray) -> dict[str, str]:
     shown = {"background": reading.background}
     if len(reading.things) == 1:
         thing = reading.things[0]
-        shown |= {"object": thing.name, "colour": thing.colour, "texture": thing.texture}
+        shown |= {"object": thing.name, "colour": nearest_colour(thing.hue), "texture": thing.texture}
     return shown
 
 

@@ -3,7 +3,9 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,11 +39,17 @@ def kept(path: Path, make: Callable[[], np.ndarray]) -> Mapping[str, np.ndarray]
     return np.load(path)
 
 
-def measure(pictures: np.ndarray, scenes: list[Scene], real: np.ndarray) -> dict[str, float]:
+def measure(
+    pictures: np.ndarray,
+    scenes: list,
+    real: np.ndarray,
+    judged: Callable[[Any, np.ndarray], dict[str, float]] | None = None,
+) -> dict[str, float]:
     """Alignment by the readers (simple = one thing, complex = two or three), Fréchet distance and diversity against
-    features `real`.
+    features `real`. `judged`: another edition's readers.
     """
-    rows = [(len(scene.things), judge(scene, read(picture))) for scene, picture in zip(scenes, pictures, strict=True)]
+    judged = judged or (lambda scene, picture: judge(scene, read(picture)))
+    rows = [(len(scene.things), judged(scene, picture)) for scene, picture in zip(scenes, pictures, strict=True)]
     result = {key: float(np.mean([row[key] for _, row in rows if key in row])) for key in READ}
     result["simple all"] = float(np.mean([row["all"] for n, row in rows if n == 1]))
     result["simple object+colour"] = float(np.mean([row["object"] * row["colour"] for n, row in rows if n == 1]))
@@ -52,21 +60,24 @@ def measure(pictures: np.ndarray, scenes: list[Scene], real: np.ndarray) -> dict
 
 def place_again(scene: Scene, rng: np.random.Generator) -> Scene:
     """A fresh scene with the same caption: new places, sizes and directions."""
-    layout = random_scene(rng, len(scene.things))
-    while layout.relation != scene.relation:
+    while True:
         layout = random_scene(rng, len(scene.things))
+        sized = [(old.size_word, new.size_word) for old, new in zip(scene.things, layout.things, strict=True)]
+        if layout.relation == scene.relation and all(old == new for old, new in sized):
+            break
     things = tuple(
-        type(new)(old.name, old.colour, old.texture, new.x, new.y, new.size, new.flip)
+        replace(old, x=new.x, y=new.y, size=new.size, flip=new.flip, period=new.period, strength=new.strength)
         for old, new in zip(scene.things, layout.things, strict=True)
     )
     return Scene(things, scene.background, scene.relation)
 
 
 def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None:
-    """One row of pictures per setting, doubled in size."""
+    """One row of pictures per setting, each 128 pixels wide."""
     sheet = np.concatenate([np.concatenate(list(row[:columns]), 1) for row in rows], 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path)
+    scale = max(1, 128 // rows[0].shape[2])
+    Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.Resampling.NEAREST).save(path)
 
 
 COUNTS = ("prompts", "pairs", "pictures")  # columns of whole numbers

@@ -41,7 +41,7 @@ def shares(scenes: list[Scene], pictures: np.ndarray) -> dict[str, float]:
 
 @torch.no_grad()
 def through(vae, pictures: np.ndarray) -> np.ndarray:
-    """Pictures [N, 64, 64, 3] after encoding and decoding."""
+    """Pictures [N, 128, 128, 3] after encoding and decoding."""
     pixels = torch.from_numpy(pictures).float() / 255
     back = torch.cat([vae.decode(vae.encode(chunk)) for chunk in pixels.split(100)])
     return (back.clamp(0, 1) * 255).round().byte().numpy()

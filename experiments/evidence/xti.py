@@ -24,7 +24,7 @@ from guidance_lab.experiments.evidence.pictures import DOCS, contact_sheet, weig
 from guidance_lab.experiments.sampling import draw, encode
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
-from guidance_lab.shapes.read import read
+from guidance_lab.shapes.read import nearest_colour, read
 from guidance_lab.xti import XTI, load, save
 from guidance_lab.xti.layers import named_table
 from guidance_lab.xti.mixing import cumulative
@@ -95,7 +95,7 @@ class World:
         return self.run(self.model, self.clip, None, ["a {} on white"], latents, start, recipe, None)
 
     def draw(self, token: XTI, text: str, count: int, seed: int = SEED) -> np.ndarray:
-        """`count` pictures of a text with {} for the token: uint8 [count, 64, 64, 3]."""
+        """`count` pictures of a text with {} for the token: uint8 [count, 128, 128, 3]."""
         model, conditioning = self.prompt.execute(
             self.model, self.clip, text.replace("{}", "xti:A"), {"A": token}
         ).result
@@ -117,7 +117,7 @@ def editability(world: World, concept: Concept, token: XTI, count: int) -> dict[
             kinds["background"].append(concept.found_in(picture)["all"] * (read(picture).background == name))
     for text, name, colour in COMPANY:
         for picture in world.draw(token, text, count):
-            beside = any(thing.name == name and thing.colour == colour for thing in read(picture).things)
+            beside = any(thing.name == name and nearest_colour(thing.hue) == colour for thing in read(picture).things)
             kinds["company"].append(concept.found_in(picture)["all"] * beside)
     for colour in COLOUR:
         for picture in world.draw(token, f"a {colour} {{}} on white", count):
@@ -224,7 +224,7 @@ def tables(rows: list[dict], mixing: list[dict], quick: bool) -> tuple[str, dict
     parts.append(table(["setting", *concepts], [
         [n, *(_pair([r for r in by[n] if r["concept"] == c], last) for c in concepts)] for n in names
     ]))  # fmt: skip
-    parts.append("\nStyle mixing: the k innermost layers of the crescent, all others of the orange striped house:\n")
+    parts.append("\nStyle mixing: the k innermost layers of the crescent, all others of the teal striped house:\n")
     parts.append(table(list(mixing[0]), [list(row.values()) for row in mixing]))
     measures = (("reconstruction", "step", "all"), ("editability", "edits", "editability"))
     ratios = {

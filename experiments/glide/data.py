@@ -4,10 +4,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from guidance_lab.experiments.train.text import loose_caption
 from guidance_lab.glide.model import quantise, resized
-from guidance_lab.shapes.render import render
-from guidance_lab.shapes.world import SIZE, Scene, Thing, random_scene
+
+from .first_world.render import render
+from .first_world.words import loose_caption
+from .first_world.world import SIZE, Scene, Thing, random_scene
 
 EMPTY = 0.2  # share of captions that are left out, for classifier-free guidance
 LARGE = 2 * SIZE  # what the upsampler draws

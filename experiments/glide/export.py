@@ -7,8 +7,8 @@ import shutil
 
 import torch
 
-from guidance_lab.experiments.second_edition.training import RUNS, write_weights
 from guidance_lab.experiments.train.export import in_8_bits, write
+from guidance_lab.experiments.training import RUNS, write_weights
 from guidance_lab.shapes import shipped
 
 from .network import CHECKPOINT, CONFIGS, VOCABULARY

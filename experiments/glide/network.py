@@ -13,7 +13,8 @@ from guidance_lab.glide.text import TextEncoder
 from guidance_lab.glide.tokenizer import encode, pad
 from guidance_lab.glide.unet import UNet
 from guidance_lab.shapes.shipped import GLIDE_GROUP_CHANNELS
-from guidance_lab.shapes.world import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, TEXTURES
+
+from .first_world.world import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, TEXTURES
 
 CHECKPOINT = Path(__file__).resolve().parent / "checkpoint"
 TEXT_CTX = 32  # the longest caption of Shapes has 28 tokens

@@ -7,10 +7,12 @@ linear read-out told the colour of a noun from the noun's state in 0.41, and the
 
 import torch
 
-from guidance_lab.experiments.train.text import Heads, read_outs, targets
+from guidance_lab.experiments.training import read_outs
 from guidance_lab.glide.config import Config
 from guidance_lab.glide.tokenizer import encode
-from guidance_lab.shapes.world import Scene
+
+from .first_world.words import Heads, targets
+from .first_world.world import Scene
 
 WEIGHT = 0.05  # of the read-outs beside the loss of the pictures
 

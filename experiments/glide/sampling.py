@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from guidance_lab.experiments.second_edition.training import autocast
+from guidance_lab.experiments.training import autocast
 from guidance_lab.glide.diffusion import FAST27, Schedule, ddim_sample, guide, p_sample
 from guidance_lab.glide.model import GlideModel
-from guidance_lab.shapes.read import judge, read
-from guidance_lab.shapes.world import COLOURS, OBJECTS, SIZE, Scene, parse, random_scene
 
 from .data import around, pictures
+from .first_world.read import judge, read
+from .first_world.world import COLOURS, OBJECTS, SIZE, Scene, parse, random_scene
 from .network import words
 
 STEPS = "25"

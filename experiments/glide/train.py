@@ -14,13 +14,22 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from guidance_lab.experiments.second_edition.train_diffusion import Average
-from guidance_lab.experiments.second_edition.training import RUNS, Run, autocast, kept, options, prepare
-from guidance_lab.experiments.training import descend, initialize, learning_rate
+from guidance_lab.experiments.train.diffusion import Average
+from guidance_lab.experiments.training import (
+    RUNS,
+    Run,
+    autocast,
+    descend,
+    initialize,
+    kept,
+    learning_rate,
+    options,
+    prepare,
+)
 from guidance_lab.glide.model import quantise
-from guidance_lab.shapes.world import SIZE, Scene
 
 from .data import LARGE, crops_to_enlarge, known, pictures, prompt, scene
+from .first_world.world import SIZE, Scene
 from .loss import SHARES, HybridLoss, noise_of, timesteps
 from .network import CHECKPOINT, CONFIGS, untrained, words
 from .reading import WEIGHT, heads_for, reading_loss

@@ -13,33 +13,34 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from guidance_lab.experiments.data import SCENES, scene
 from guidance_lab.experiments.train.captioner import accuracy, labels
 from guidance_lab.experiments.train.clip import normalized
-from guidance_lab.experiments.train.diffusion import SCENES, scene
 from guidance_lab.experiments.train.estimates import estimated
 from guidance_lab.experiments.training import Run, descend, learning_rate
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import SIZE
 
 CHECKED = 400  # of the estimated scenes, at their end: kept to measure on
 RATE = 5e-4
 
 
 def rendered(indices: np.ndarray) -> torch.Tensor:
-    """Renders of these scenes, [N, 3, 64, 64] in 0..1."""
+    """Renders of these scenes, [N, 3, 128, 128] in 0..1."""
     return torch.from_numpy(np.stack([render(scene(int(i))) for i in indices])).permute(0, 3, 1, 2).float() / 255
 
 
 def blurred(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Pictures [N, 3, 64, 64] made small, large again and a little noisy."""
-    small = int(rng.integers(12, 48))
+    """Pictures [N, 3, 128, 128] made small, large again and a little noisy."""
+    small = int(rng.integers(24, 96))
     x = F.interpolate(x, size=(small, small), mode="bilinear", antialias=True)
-    x = F.interpolate(x, size=(64, 64), mode="bilinear")
+    x = F.interpolate(x, size=(SIZE, SIZE), mode="bilinear")
     return x + 0.05 * torch.from_numpy(rng.standard_normal(x.shape).astype(np.float32))
 
 
 def pictures(drawn: dict[str, torch.Tensor], batch: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
-    """(pictures [batch, 3, 64, 64] in 0..1, their scenes' captions): a quarter of each kind; `batch` is a multiple of
+    """(pictures [batch, 3, 128, 128] in 0..1, their scenes' captions): a quarter of each kind; `batch` is a multiple of
     four."""
     quarter, count = batch // 4, len(drawn["estimates"])
     fresh = rng.integers(count, SCENES, 2 * quarter)
@@ -68,7 +69,7 @@ def check(network, drawn: dict[str, torch.Tensor]) -> dict[str, dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--samples", type=int, default=240_000)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--scenes", type=int, default=14_000, help="to estimate; the first time, 70 ms each")
     args = parser.parse_args()
@@ -77,10 +78,10 @@ def main() -> None:
     network = shipped.load_captioner().requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2, fused=True)
     run = Run("captioner_estimates", {"model": network, "optimizer": optimizer}, every=100)
-    while run.step < args.steps:
-        rng = np.random.default_rng([9, run.step])
+    for step in run.steps(args.samples):
+        rng = np.random.default_rng([9, step])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.step, args.steps, RATE)
+            group["lr"] = learning_rate(run.samples, args.samples, RATE, warmup=100 * args.batch)
         x, captions = pictures(drawn, args.batch, rng)
         ids, wanted = labels(captions)
         network.train()
@@ -91,7 +92,6 @@ def main() -> None:
         if run.step % 500 == 0:
             for kind, right in check(network, drawn).items():
                 print(run.step, kind, {k: round(v, 3) for k, v in right.items()}, flush=True)
-    run.save()
 
 
 if __name__ == "__main__":

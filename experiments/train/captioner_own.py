@@ -11,10 +11,10 @@ import argparse
 import numpy as np
 import torch
 
+from guidance_lab.experiments.data import SCENES, scene
 from guidance_lab.experiments.train.captioner import labels
 from guidance_lab.experiments.train.captioner_estimates import blurred, rendered
 from guidance_lab.experiments.train.clip import normalized
-from guidance_lab.experiments.train.diffusion import SCENES, scene
 from guidance_lab.experiments.train.own_pictures import own
 from guidance_lab.experiments.training import Run, descend, learning_rate
 from guidance_lab.shapes import shipped
@@ -31,7 +31,7 @@ def floats(pictures: torch.Tensor) -> torch.Tensor:
 def batch_of(
     drawn: torch.Tensor, captions: list[str], batch: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, list[str]]:
-    """(pictures [batch, 3, 64, 64] in 0..1, their captions): a quarter of each kind; `batch` is a multiple of four."""
+    """(pictures [batch, 3, 128, 128] in 0..1, their captions): a quarter of each kind; `batch`: a multiple of 4."""
     quarter = batch // 4
     fresh = rng.integers(0, SCENES, 2 * quarter)
     clear, soft = rendered(fresh).split(quarter)
@@ -57,7 +57,7 @@ def check(network, drawn: torch.Tensor, captions: list[str]) -> dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=144_000)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument(
         "--pictures", type=int, default=3000, help="to draw; the first time, a quarter of a second each"
@@ -69,10 +69,10 @@ def main() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2, fused=True)
     run = Run("captioner_own", {"model": network, "optimizer": optimizer}, every=100)
     print(run.step, check(network, drawn, captions), flush=True)
-    while run.step < args.steps:
-        rng = np.random.default_rng([10, run.step])
+    for step in run.steps(args.samples):
+        rng = np.random.default_rng([10, step])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.step, args.steps, RATE)
+            group["lr"] = learning_rate(run.samples, args.samples, RATE, warmup=100 * args.batch)
         x, said = batch_of(drawn, captions, args.batch, rng)
         ids, wanted = labels(said)
         network.train()
@@ -81,7 +81,6 @@ def main() -> None:
         run.done(args.batch, loss=loss.item())
         if run.step % 500 == 0:
             print(run.step, {k: round(v, 3) for k, v in check(network, drawn, captions).items()}, flush=True)
-    run.save()
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ noised training scene, and its caption is the scene's own: no reader and no fini
 import numpy as np
 import torch
 
+from guidance_lab.experiments.data import scene
 from guidance_lab.experiments.sampling import encode
-from guidance_lab.experiments.train.diffusion import scene
-from guidance_lab.experiments.train.text import loose_caption
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.render import render
+from guidance_lab.shapes.words import loose_caption
 
 BATCH = 100
 ESTIMATES, REDRAWS = (50, 850), (250, 600)  # timesteps from which a scene is estimated, and drawn to the end
@@ -23,8 +23,8 @@ STEPS = 4  # of Euler, from there to the end
 
 
 def estimated(count: int) -> dict[str, torch.Tensor]:
-    """`estimates` and `redraws` of the first `count` training scenes, each uint8 [count, 64, 64, 3]; cached beside the
-    runs. About 70 ms a scene on one core. `count` is a multiple of 100.
+    """`estimates` and `redraws` of the first `count` training scenes, each uint8 [count, 128, 128, 3]; cached beside
+    the runs. About 70 ms a scene on one core. `count` is a multiple of 100.
 
     Half of the scenes are estimated without their caption, as classifier-free guidance does.
     """

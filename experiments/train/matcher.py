@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from guidance_lab.experiments.data import SCENES, scene
 from guidance_lab.experiments.train.captioner import labels
 from guidance_lab.experiments.train.captioner_estimates import CHECKED, RATE, pictures, rendered
 from guidance_lab.experiments.train.clip import normalized, twin
-from guidance_lab.experiments.train.diffusion import SCENES, scene
 from guidance_lab.experiments.train.estimates import estimated
 from guidance_lab.experiments.training import RUNS, Run, descend, learning_rate
 from guidance_lab.shapes.captioner import captioner
@@ -44,7 +44,7 @@ def words(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def logits(network, x: torch.Tensor, captions: list[str]) -> torch.Tensor:
-    """(no match, match) of pictures [B, 3, 64, 64] in 0..1 and their captions: [B, 2]."""
+    """(no match, match) of pictures [B, 3, 128, 128] in 0..1 and their captions: [B, 2]."""
     ids, mask = words(captions)
     seen = network.vision_model(pixel_values=normalized(x)).last_hidden_state
     states = network.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
@@ -80,7 +80,7 @@ def check(network, drawn: dict[str, torch.Tensor]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=144_000)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--scenes", type=int, default=14_000)
     args = parser.parse_args()
@@ -91,10 +91,10 @@ def main() -> None:
     network.load_state_dict(from_captioner(begun), strict=False)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2, fused=True)
     run = Run("matcher", {"model": network, "optimizer": optimizer}, every=100)
-    while run.step < args.steps:
-        rng = np.random.default_rng([11, run.step])
+    for step in run.steps(args.samples):
+        rng = np.random.default_rng([11, step])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.step, args.steps, RATE)
+            group["lr"] = learning_rate(run.samples, args.samples, RATE, warmup=100 * args.batch)
         x, captions = pictures(drawn, args.batch, rng)
         right = rng.integers(0, 2, args.batch)
         network.train()
@@ -105,7 +105,6 @@ def main() -> None:
         run.done(args.batch, loss=loss.item())
         if run.step % 500 == 0:
             print(run.step, {k: round(v, 3) for k, v in check(network, drawn).items()}, flush=True)
-    run.save()
 
 
 if __name__ == "__main__":

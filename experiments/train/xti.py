@@ -7,12 +7,12 @@ import torch
 from guidance_lab.experiments.concepts import Concept
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.render import outline
-from guidance_lab.shapes.world import COLOURS
+from guidance_lab.shapes.world import hue_of
 from guidance_lab.xti import save
 
 EXAMPLES = (
-    Concept("car", tuple(outline("car")), COLOURS["red"], "dotted", "cube"),
-    Concept("star", tuple(outline("star")), COLOURS["blue"], "striped", "cube"),
+    Concept("car", outline("car"), hue_of("red"), "dotted", "cube"),
+    Concept("star", outline("star"), hue_of("blue"), "striped", "cube"),
 )
 STEPS = 100
 

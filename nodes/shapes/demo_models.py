@@ -8,7 +8,8 @@ from ...galip import load_generator
 from ...shapes import shipped
 from ...shapes.captioner import captioner_processor
 from ...shapes.clip import tokens
-from ...shapes.models import MAX_TOKENS
+from ...shapes.words import MAX_TOKENS
+from ...shapes.world import SIZE
 from ...weight_files.clip import MEAN, STD
 from .._api import io
 from ..captions import CaptionerSocket, HeldNetwork, TransformersCaptioner
@@ -23,7 +24,7 @@ class ShapesScorer(OpenCLIPScorer):
     """
 
     def __init__(self):
-        self.name, self.side = "Shapes CLIP", 64
+        self.name, self.side = "Shapes CLIP", SIZE
         self.tokenize, self.mean, self.std = tokens, MEAN, STD
 
     @cached_property
@@ -54,17 +55,17 @@ class ShapesDemoModels(io.ComfyNode):
             display_name="Shapes Demo Models",
             category="Guidance Lab/Shapes",
             description=(
-                "The tiny diffusion models that ship with Guidance Lab. They draw 64×64 pictures of balls, cubes, "
-                "stars, houses, cars and lizards in seconds on any computer, so that every example workflow runs at "
-                "once and every effect can be measured."
+                "The tiny diffusion models that ship with Guidance Lab. They draw 128×128 pictures of balls, cubes, "
+                "stars, houses, cars, lizards, trees, fish, cups and mushrooms in seconds on any computer, so that "
+                "every example workflow runs at once and every effect can be measured."
             ),
             search_aliases=["shapes", "demo model", "tiny model", "test checkpoint", "toy model"],
             inputs=[],
             outputs=[
                 io.Model.Output(
                     "model",
-                    tooltip="The main model: SD1.5's layout with 16 cross-attention layers, eps-prediction. Use 64×64 "
-                    "pixels, 12–20 steps.",
+                    tooltip="The main model: SD1.5's layout with 16 cross-attention layers, eps-prediction. Use "
+                    "128×128 pixels, 12–20 steps.",
                 ),
                 io.Clip.Output(
                     "clip",
@@ -83,8 +84,8 @@ class ShapesDemoModels(io.ComfyNode):
                 ),
                 ScorerSocket.Output(
                     "clip_scorer",
-                    tooltip="A CLIP of Shapes pictures and captions for CLIP guidance: 64×64 pixels, 1 M parameters in "
-                    "the image tower.",
+                    tooltip="A CLIP of Shapes pictures and captions for CLIP guidance: 128×128 pixels, 1 M parameters "
+                    "in the image tower.",
                 ),
                 CaptionerSocket.Output(
                     "captioner",
@@ -93,7 +94,7 @@ class ShapesDemoModels(io.ComfyNode):
                 ),
                 GalipSocket.Output(
                     "galip",
-                    tooltip="A small GALIP for GALIP Sampler and GALIP Interpolate: 64×64 pixels in one pass of some "
+                    tooltip="A small GALIP for GALIP Sampler and GALIP Interpolate: 128×128 pixels in one pass of some "
                     "10 ms. Its text comes from the clip output above through CLIP Text Encode.",
                 ),
             ],

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from guidance_lab.experiments.data import scene
 from guidance_lab.experiments.sampling import encode
-from guidance_lab.shapes import shipped
+from guidance_lab.shapes import shipped, words
+from guidance_lab.shapes.models import GROUPS, word_tokenizer
 from guidance_lab.shapes.render import render
 from guidance_lab.shapes.world import random_scene
 
@@ -67,11 +69,31 @@ def test_the_prompt_works_as_in_comfyui(models):
     assert long.shape == (1, 48, 128)
 
 
+def test_the_prompt_has_the_ids_of_the_vocabulary(models):
+    """ComfyUI's tokenizer, transformers' and `words.tokens`, which trained the models, agree."""
+    clip, rng = models[1], np.random.default_rng(3)
+    captions = [random_scene(rng).caption for _ in range(50)]
+    for caption in [*captions, "A Red, striped ball. on unicorn", ""]:
+        ids = words.tokens([caption])[0].tolist()
+        assert [token for token, _ in clip.tokenize(caption)["l"][0]] == ids, caption
+        said = word_tokenizer()(caption)["input_ids"]
+        assert said == ids[: len(said)], caption
+    assert word_tokenizer().get_vocab() == words.vocabulary()
+
+
+def test_every_normalization_has_channels_to_compare(models):
+    """Also in a model that ComfyUI makes again."""
+    model, vae = models[0], models[2]
+    again = model.cached_patcher_init[0](*model.cached_patcher_init[1])
+    for module in (*(m.model.diffusion_model for m in (model, again, *models[3:5])), vae.first_stage_model):
+        groups = [part for part in module.modules() if isinstance(part, torch.nn.GroupNorm)]
+        assert groups and all(part.num_groups == GROUPS for part in groups)
+
+
 def test_the_vae_has_the_latent_scale_of_sd15(models):
     """Exported latents are mean 0, deviation 1 after SD1.5's latent format, and decoding undoes encoding."""
     vae = models[2]
-    rng = np.random.default_rng(11)
-    pixels = torch.from_numpy(np.stack([render(random_scene(rng)) for _ in range(200)])).float() / 255
+    pixels = torch.from_numpy(np.stack([render(scene(i)) for i in range(200)])).float() / 255  # of the training set
     latents = vae.encode(pixels)
     scaled = models[0].model.process_latent_in(latents)
     assert scaled.mean((0, 2, 3)).abs().max() < 0.15
@@ -86,8 +108,8 @@ def test_the_early_guide_is_a_weaker_version(models):
     model, clip, vae, early, small = models[:5]
     rng = np.random.default_rng(12)
     scenes = [random_scene(rng) for _ in range(64)]
-    context = encode(clip, [scene.caption for scene in scenes])
-    z = vae.encode(torch.from_numpy(np.stack([render(scene) for scene in scenes])).float() / 255)
+    context = encode(clip, [drawn.caption for drawn in scenes])
+    z = vae.encode(torch.from_numpy(np.stack([render(drawn) for drawn in scenes])).float() / 255)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
 
     def error(patcher, sigma: float) -> float:
@@ -128,9 +150,9 @@ def test_the_scorer_knows_the_right_caption(models):
     scorer = models[5]
     rng = np.random.default_rng(11)
     scenes = [random_scene(rng) for _ in range(24)]
-    x = torch.stack([torch.tensor(render(scene)).permute(2, 0, 1).float() / 255 for scene in scenes])
+    x = torch.stack([torch.tensor(render(drawn)).permute(2, 0, 1).float() / 255 for drawn in scenes])
     comfy.model_management.load_models_gpu(list(scorer.models))
     with torch.inference_mode(False), torch.no_grad():
         images = torch.nn.functional.normalize(scorer.embed_pictures(x.clone()), dim=-1)
-    texts = torch.nn.functional.normalize(scorer.embed_lines([scene.caption for scene in scenes]), dim=-1)
+    texts = torch.nn.functional.normalize(scorer.embed_lines([drawn.caption for drawn in scenes]), dim=-1)
     assert ((images @ texts.T).argmax(1) == torch.arange(24)).float().mean() >= 0.9

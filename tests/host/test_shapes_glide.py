@@ -8,13 +8,14 @@ from comfy.model_patcher import ModelPatcher
 from glide_host import encode, sample
 
 from guidance_lab.experiments.evidence.glide import edges
+from guidance_lab.experiments.glide.first_world.clip import FirstScorer
+from guidance_lab.experiments.glide.first_world.read import judge, read
+from guidance_lab.experiments.glide.first_world.render import render
+from guidance_lab.experiments.glide.first_world.world import OBJECTS, parse
 from guidance_lab.experiments.glide.sampling import edits, to_bytes
 from guidance_lab.glide import load, tokenize
 from guidance_lab.nodes.glide.run_state import SHIPPED
 from guidance_lab.shapes import shipped
-from guidance_lab.shapes.read import judge, read
-from guidance_lab.shapes.render import render
-from guidance_lab.shapes.world import OBJECTS, parse
 
 LABELS = {name: label for label, name in SHIPPED.items()}
 
@@ -74,6 +75,16 @@ def test_the_base_network_draws_what_is_asked_for(loaded):
     latent = {"samples": torch.zeros(len(scenes), 3, 64, 64)}
     out, _ = sample(model, positive, encode(clip, ""), latent, noise(len(scenes), 64), "25", 3.0)
     assert right(scenes, to_bytes(out), "object") > 0.5 and right(scenes, to_bytes(out), "background") > 0.5
+
+
+def test_the_clean_clip_of_the_evidence_knows_these_pictures():
+    captions = [f"a {colour} {name} on white" for name in OBJECTS for colour in ("red", "green", "blue")]
+    x = torch.from_numpy(np.stack([render(parse(caption)) for caption in captions])).movedim(-1, 1).float() / 255
+    scorer = FirstScorer()
+    with torch.no_grad():
+        images = torch.nn.functional.normalize(scorer.embed_pictures(x), dim=-1)
+        texts = torch.nn.functional.normalize(scorer.embed_lines(captions), dim=-1)
+    assert ((images @ texts.T).argmax(1) == torch.arange(len(captions))).float().mean() > 0.9
 
 
 def test_inpainting_keeps_what_is_known_and_draws_the_rest(loaded, run_node):

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 from guidance_lab.experiments.glide import data, export, network, reading, sampling, train
+from guidance_lab.experiments.glide.first_world.read import judge, read
+from guidance_lab.experiments.glide.first_world.render import render
+from guidance_lab.experiments.glide.first_world.world import Scene, random_scene
 from guidance_lab.experiments.glide.loss import NOISY_END, SHARES, HybridLoss, noise_of, timesteps
 from guidance_lab.experiments.train.export import in_8_bits
 from guidance_lab.experiments.training import initialize
@@ -15,9 +18,6 @@ from guidance_lab.glide import load, tokenize
 from guidance_lab.glide.diffusion import Schedule
 from guidance_lab.glide.tokenizer import encode
 from guidance_lab.shapes import shipped
-from guidance_lab.shapes.read import judge, read
-from guidance_lab.shapes.render import render
-from guidance_lab.shapes.world import Scene, random_scene
 
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -171,7 +171,7 @@ def test_every_network_trains_and_goes_on(tmp_path, monkeypatch):
     for module in (train, export):
         monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
         monkeypatch.setattr(module, "CHECKPOINT", tmp_path / "checkpoint")
-    monkeypatch.setattr("guidance_lab.experiments.second_edition.training.RUNS", tmp_path / "runs")
+    monkeypatch.setattr("guidance_lab.experiments.training.RUNS", tmp_path / "runs")
 
     def run(main, *arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["", *arguments])

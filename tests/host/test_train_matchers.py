@@ -7,11 +7,11 @@ import pytest
 import torch
 from comfy.k_diffusion.sampling import sample_euler
 
+from guidance_lab.experiments.data import scene
 from guidance_lab.experiments.evidence.guidance_variants import recurrent_euler
 from guidance_lab.experiments.train import captioner_estimates, captioner_own, matcher
 from guidance_lab.experiments.train.captioner import labels
 from guidance_lab.experiments.train.clip import normalized
-from guidance_lab.experiments.train.diffusion import scene
 from guidance_lab.experiments.train.own_pictures import caption_of
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.read import read
@@ -24,13 +24,13 @@ COUNT = captioner_estimates.CHECKED + 100
 @pytest.fixture(scope="module")
 def drawn():
     """In place of estimates: pictures of one gray each, which say which scene they stand for."""
-    gray = (torch.arange(COUNT) % 200).byte().view(-1, 1, 1, 1).expand(COUNT, 64, 64, 3)
+    gray = (torch.arange(COUNT) % 200).byte().view(-1, 1, 1, 1).expand(COUNT, 128, 128, 3)
     return {"estimates": gray, "redraws": gray + 50}
 
 
 def test_pictures_and_captions_belong_together(drawn):
     x, captions = captioner_estimates.pictures(drawn, 16, np.random.default_rng(0))
-    assert x.shape == (16, 3, 64, 64) and len(captions) == 16
+    assert x.shape == (16, 3, 128, 128) and len(captions) == 16
     trained_on = {scene(i).caption for i in range(COUNT - captioner_estimates.CHECKED)}
     assert set(captions[8:]) <= trained_on  # the kept ones are never shown
     for row, offset in (*((i, 0) for i in range(8, 12)), *((i, 50) for i in range(12, 16))):
@@ -53,6 +53,7 @@ SHOWN = {  # what was asked for → (what the picture shows, its caption)
     )
     * 2,
     "a red ball left of a blue ball on white": ("a blue ball left of a red ball on white",) * 2,
+    "two red balls on sand": ("two red stars on ice", "two red stars on ice"),
 }
 
 
@@ -65,22 +66,22 @@ def test_a_picture_is_called_what_it_shows(asked):
         wanted = parse(shown)
         if len(placed.things) == len(wanted.things) and placed.relation == wanted.relation:
             break
-    things = (replace(t, x=p.x, y=p.y, size=p.size) for t, p in zip(wanted.things, placed.things, strict=True))
+    things = (replace(t, x=p.x, y=p.y, size=50.0) for t, p in zip(wanted.things, placed.things, strict=True))
     picture = render(replace(wanted, things=tuple(things)))
     assert caption_of(parse(asked), read(picture)) == caption
 
 
 def test_nothing_is_called_nothing():
-    assert caption_of(parse("a red ball on sand"), read(np.full((64, 64, 3), 118, np.uint8))) == ""
+    assert caption_of(parse("a red ball on sand"), read(np.full((128, 128, 3), 128, np.uint8))) == ""
 
 
 def test_own_pictures_and_captions_belong_together():
     count = captioner_own.CHECKED + 60
     captions = [scene(i).caption if i % 3 else "" for i in range(count)]
-    gray = (torch.arange(count) % 200).byte().view(-1, 1, 1, 1, 1).expand(count, 3, 64, 64, 3)
+    gray = (torch.arange(count) % 200).byte().view(-1, 1, 1, 1, 1).expand(count, 3, 128, 128, 3)
     drawn = gray + torch.tensor([0, 20, 40], dtype=torch.uint8).view(1, 3, 1, 1, 1)  # finished, and two estimates
     x, said = captioner_own.batch_of(drawn, captions, 16, np.random.default_rng(0))
-    assert x.shape == (16, 3, 64, 64) and len(said) == 16 and "" not in said
+    assert x.shape == (16, 3, 128, 128) and len(said) == 16 and "" not in said
     shades = [round(float(value) * 255) for value in x[8:, 0, 0, 0]]
     assert [captions[shade] for shade in shades[:4]] == said[8:12]  # finished
     for shade, caption in zip(shades[4:], said[12:], strict=True):

@@ -74,7 +74,7 @@ def at_fixed_draws(shapes, learned, pictures, draws=6) -> float:
 def test_one_picture_is_learned(shapes, run_node):
     """In Shapes, from another word, in a few steps; the weights were made in inference mode, as in every workflow."""
     model, clip, vae = shapes
-    pixels = torch.tensor(render(Scene((Thing("car", "red", "dotted"),), "white"))).float()[None] / 255
+    pixels = torch.tensor(render(Scene((Thing("car", 0.0, "dotted"),), "white"))).float()[None] / 255
     own = {"captions": "own lines", "lines": "a {} on white"}
     options = dict(
         images=pixels, vae=vae, init_word="cube", captions=own, batch=4, pictures_at_once=4, learning_rate=0.01

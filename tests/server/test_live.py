@@ -74,7 +74,7 @@ def test_clip_guidance_tells_its_page_and_nobody_else(server, gradient):
     assert all(isinstance(score, float) and push > 0 and cfg > 0 for _, score, push, cfg in points)
     shown = [message for message in mine if "picture" in message]
     picture = Image.open(io.BytesIO(base64.b64decode(shown[0]["picture"].partition(",")[2])))
-    assert picture.size == (64, 64) and any(low < high for low, high in picture.getextrema())
+    assert picture.size == (128, 128) and any(low < high for low, high in picture.getextrema())
     boxes = shown[0]["views"]["boxes"]
     assert len(boxes) == 2 and shown[0]["views"]["whole"] is True
     assert all(0 <= left and 0 <= top and left + width <= 1.001 and top + height <= 1.001

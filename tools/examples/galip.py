@@ -16,7 +16,7 @@ GET = [
     f"- `models/{TEXT.path}`: [fetch]({TEXT.url}), saved under this name",
 ]
 TWO = {"models": ("1 models", "#3f789e"), "with": ("2 draw", "#b06634"), "compare": ("3 look", "#88AA88")}
-ENLARGE = {"upscale_method": "nearest-exact", "scale_by": 8}
+ENLARGE = {"upscale_method": "nearest-exact", "scale_by": 4}
 
 
 def _figures() -> str:
@@ -74,17 +74,19 @@ def text_shapes() -> Example:
     negative = example.node(
         "CLIPTextEncode", "Negative (empty)", at=("models", 0), size=(270, 60), clip=models[1], text=""
     )
-    latent = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("models", 0), width=64, height=64, batch_size=4)
+    latent = example.node(
+        "EmptyLatentImage", "128×128, 4 pictures", at=("models", 0), width=128, height=128, batch_size=4
+    )
     drawn = sample(
         example, "10 steps", ("without", 0), models[0], text[0], negative[0], latent[0], seed=0, steps=10, cfg=2.0
     )
     decoded = example.node("VAEDecode", at=("without", 1), size=(220, 0), samples=drawn[0], vae=models[2])
-    plain = example.node("ImageScaleBy", "8 times larger", at=("without", 1), image=decoded[0], **ENLARGE)
+    plain = example.node("ImageScaleBy", "4 times larger", at=("without", 1), image=decoded[0], **ENLARGE)
     galip = example.node(
         "GuidanceLab_GALIPSampler", at=("with", 0), galip=models[7], conditioning=text[0], seed=0, batch_size=4,
         truncation=1.0,
     )  # fmt: skip
-    larger = example.node("ImageScaleBy", "8 times larger", at=("with", 1), image=galip[0], **ENLARGE)
+    larger = example.node("ImageScaleBy", "4 times larger", at=("with", 1), image=galip[0], **ENLARGE)
     compare(example, plain[0], larger[0], "shapes_galip", "diffusion", "GALIP")
     return example
 
@@ -111,8 +113,8 @@ def interpolation_shapes() -> Example:
         conditionings__conditioning1=texts[1][0],
     )  # fmt: skip
     larger = example.node(
-        "ImageScaleBy", "4 times larger", at=("with", 0), size=(300, 0), image=walk[1], upscale_method="nearest-exact",
-        scale_by=4,
+        "ImageScaleBy", "2 times larger", at=("with", 0), size=(300, 0), image=walk[1], upscale_method="nearest-exact",
+        scale_by=2,
     )  # fmt: skip
     show(example, ("compare", 0), larger[0], "Texts across, noises down", "shapes_galip", size=(640, 1080))
     example.card = {"whole": larger[0]}
@@ -145,7 +147,7 @@ def draft_shapes() -> Example:
         seed=0,
         batch_size=4, truncation=1.0,
     )  # fmt: skip
-    plain = example.node("ImageScaleBy", "8 times larger", at=("without", 1), image=draft[0], **ENLARGE)
+    plain = example.node("ImageScaleBy", "4 times larger", at=("without", 1), image=draft[0], **ENLARGE)
     encoded = example.node("VAEEncode", at=("with", 0), size=(200, 0), pixels=draft[0], vae=models[2])
     finished = sample(
         example, "Finish", ("with", 1), models[0], text[0], negative[0], encoded[0], seed=0, cfg=3.0,
@@ -153,7 +155,7 @@ def draft_shapes() -> Example:
         scheduler="normal", denoise=0.6,
     )  # fmt: skip
     decoded = example.node("VAEDecode", at=("with", 1), size=(220, 0), samples=finished[0], vae=models[2])
-    larger = example.node("ImageScaleBy", "8 times larger", at=("with", 1), image=decoded[0], **ENLARGE)
+    larger = example.node("ImageScaleBy", "4 times larger", at=("with", 1), image=decoded[0], **ENLARGE)
     compare(example, plain[0], larger[0], "shapes_galip_refined", "draft", "finished")
     return example
 

@@ -82,7 +82,7 @@ def train_xti() -> Example:
     )  # fmt: skip
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
-    few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("models", 0), width=64, height=64, batch_size=4)
+    few = example.node("EmptyLatentImage", "128×128, 4 pictures", at=("models", 0), width=128, height=128, batch_size=4)
     drawn = sample(
         example, "Draws what to learn from", ("models", 1), models[0], start["prompt"][0], start["negative"][0],
         start["latent"][0], seed=3, cfg=2.0,
@@ -150,10 +150,10 @@ def train_from_photos() -> Example:
     )  # fmt: skip
     start = shapes(example, "a red dotted car on white", pictures=6)
     models = start["models"]
-    example.prompt[start["latent"].id]["inputs"]["width"] = 96
+    example.prompt[start["latent"].id]["inputs"]["width"] = 160
     example.places[start["negative"].id].column = 1
-    example.prompt[start["latent"].id]["_meta"]["title"] = "96×64, 6 pictures"
-    few = example.node("EmptyLatentImage", "64×64, 4 pictures", at=("with", 1), width=64, height=64, batch_size=4)
+    example.prompt[start["latent"].id]["_meta"]["title"] = "160×128, 6 pictures"
+    few = example.node("EmptyLatentImage", "128×128, 4 pictures", at=("with", 1), width=128, height=128, batch_size=4)
     drawn = sample(
         example, "Draws what to learn from", ("models", 1), models[0], start["prompt"][0], start["negative"][0],
         start["latent"][0], seed=3, cfg=2.0,
@@ -162,7 +162,7 @@ def train_from_photos() -> Example:
     show(example, ("models", 1), decoded[0], "What it learns from", size=(220, 260))
     photos = example.node(
         "GuidanceLab_XTIPhotos", "Photos of any size", at=("models", 0), size=(210, 0), vae=models[2],
-        images=decoded[0], folder="none", size_=64, fit="buckets", crops=4, flips=False, word="", seed=0,
+        images=decoded[0], folder="none", size_=128, fit="buckets", crops=4, flips=False, word="", seed=0,
     )  # fmt: skip
     trained = example.node(
         "GuidanceLab_XTITrain", "Learn them as a new word", at=("learn", 0), size=(270, 0), model=models[0],

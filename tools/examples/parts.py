@@ -3,7 +3,7 @@
 from tools.examples.plan import Example, Ref
 
 NEAREST = "nearest-exact"
-SCALE = 8  # 64 pixels to 512
+SCALE = 4  # 128 pixels to 512
 SIDE = 512  # of a result on the canvas, in units
 FRAME = (18, 84)  # what a node that shows pictures needs beside and above them
 
@@ -18,8 +18,8 @@ def shapes(example: Example, prompt: str, pictures: int = 4, positive: bool = Tr
         "CLIPTextEncode", "Negative (empty)", at=("models", 0), size=(270, 60), clip=models[1], text=""
     )
     found["latent"] = example.node(
-        "EmptyLatentImage", "64×64" + (f", {pictures} pictures" if pictures > 1 else ""), at=("models", 0),
-        width=64, height=64, batch_size=pictures,
+        "EmptyLatentImage", "128×128" + (f", {pictures} pictures" if pictures > 1 else ""), at=("models", 0),
+        width=128, height=128, batch_size=pictures,
     )  # fmt: skip
     return found
 

@@ -8,7 +8,7 @@ import torch
 from ....guidance.glide import cosine_alpha_bars, nearest_timestep, renoise
 from ....guidance.noised_clip import NoisedCLIP, load, pad_tokens
 from ....shapes.clip import lengths, tokens
-from ....shapes.shipped import noised_clip_files
+from ....shapes.shipped import has_noised_clip, noised_clip_files
 from ..._api import io
 from ...host.networks import as_patcher, dtype_of
 from ..clip_formats import read_weights
@@ -18,6 +18,10 @@ from ..scorer_loader import scorer_file, scorer_files
 from .values import CATEGORY, lines_of, objective, objective_output, weight_input
 
 SHAPES = "Shapes noised CLIP (comes with the pack)"
+SHAPES_128 = "Shapes noised CLIP, 128 pixels (comes with the pack)"
+# Name in the lists: what `shapes.shipped` calls it. The first reads the pictures of Shapes GLIDE; its name is older
+# than the pictures of 128 pixels.
+SHIPPED = {SHAPES: "glide", SHAPES_128: "shapes"}
 EMPTY = "The text of Objective: Noised CLIP is empty: write what the picture should show."
 
 
@@ -68,20 +72,26 @@ def load_pair(image_encoder: str, text_encoder: str) -> tuple[NoisedCLIP, Callab
     Raises ValueError, in one sentence, when they are not the two halves of one noised CLIP.
     """
     names = (image_encoder, text_encoder)
-    if SHAPES in names:
-        if names != (SHAPES, SHAPES):
+    shipped = next((name for name in names if name in SHIPPED), None)
+    if shipped:
+        if names != (shipped, shipped):
             raise ValueError(
-                f"'{SHAPES}' has both encoders: choose it in both lists of Objective: Noised CLIP, or in none."
+                f"'{shipped}' has both encoders: choose it in both lists of Objective: Noised CLIP, or in none."
             )
 
         def of_shapes(lines: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
             ids = tokens(lines)
             return ids, lengths(ids)
 
-        return load(*noised_clip_files()), of_shapes
+        return load(*noised_clip_files(SHIPPED[shipped])), of_shapes
     words = open_clip().SimpleTokenizer()
     network = load(*(read_weights(scorer_file(name), whole=False) for name in names))
     return network, lambda lines: pad_tokens([words.encode(line) for line in lines])
+
+
+def _files() -> list[str]:
+    """What the lists offer: the user's files, then what comes with the pack."""
+    return [*scorer_files(), *(name for name, kind in SHIPPED.items() if has_noised_clip(kind))]
 
 
 def embed_text(clip: NoisedCLIP, tokenize: Callable[[list[str]], tuple], lines: list[str]) -> torch.Tensor:
@@ -109,15 +119,15 @@ class ObjectiveNoisedCLIP(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "image_encoder",
-                    options=[*scorer_files(), SHAPES],
-                    tooltip="GLIDE's clip_image_enc.pt, in models/clip_vision or models/text_encoders. The one of "
-                    "Shapes comes with the pack; it knows the words of Shapes alone.",
+                    options=_files(),
+                    tooltip="GLIDE's clip_image_enc.pt, in models/clip_vision or models/text_encoders. Those of "
+                    "Shapes come with the pack and know the words of Shapes alone.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
-                    options=[*scorer_files(), SHAPES],
-                    tooltip="GLIDE's clip_text_enc.pt, in models/clip_vision or models/text_encoders. The one of "
-                    "Shapes comes with the pack.",
+                    options=_files(),
+                    tooltip="GLIDE's clip_text_enc.pt, in models/clip_vision or models/text_encoders. Those of "
+                    "Shapes come with the pack.",
                 ),
                 io.String.Input(
                     "text",

@@ -1,6 +1,6 @@
 """The training set: scene i is drawn from its own seed, pictures are rendered once and kept beside the runs.
 
-Run: python -m experiments.second_edition.data
+Run as a module it renders all of it at once, in some minutes.
 """
 
 import argparse
@@ -9,9 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from .render import render
-from .training import RUNS
-from .world import SIZE, Scene, random_scene
+from guidance_lab.experiments.training import RUNS
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import SIZE, Scene, random_scene
 
 SCENES = 60_000
 CHUNK = 2_000

@@ -1,6 +1,7 @@
-"""The gate of Shapes, second edition: readers, pictures of the main model, whether its inner levels matter.
+"""The gate that the Shapes models pass before they ship: readers, pictures of the main model, whether its inner levels
+matter.
 
-Writes the report (`--json`), whose `ratios` are what the gate is about, and beside it `second_edition.md` (tables),
+Writes the report (`--json`), whose `ratios` are what the gate is about, and beside it `gate.md` (tables),
 `world.png` (renders), `vae.png` (renders above what the VAE makes of them) and `samples.png` (the main model, CFG 2).
 What has no weights yet is left out. `--only` makes one part anew; the others stay as the file at `--json` has them.
 """
@@ -13,16 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from guidance_lab.experiments.data import SCENES, scene
+from guidance_lab.experiments.latents import Latents, pixels
+from guidance_lab.experiments.sampling import contexts, sample, without_text, zeroed_below
+from guidance_lab.experiments.train.diffusion import MAIN, SAMPLES, frozen_text, prompts, untrained
+from guidance_lab.experiments.training import CHECKPOINT, RUNS, prepare, seen, trained
+from guidance_lab.shapes.read import judge, read
+from guidance_lab.shapes.render import render
+from guidance_lab.shapes.world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing, hue_of
 from tools.report import arguments, insert_tables, write_report
-
-from .data import SCENES, scene
-from .latents import Latents, pixels
-from .read import judge, read
-from .render import render
-from .sampling import contexts, sample, without_text, zeroed_below
-from .train_diffusion import MAIN, SAMPLES, frozen_text, prompts, untrained
-from .training import CHECKPOINT, RUNS, prepare, seen, trained
-from .world import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, Scene, Thing, hue_of
 
 READ = ("object", "colour", "texture", "background", "count", "relation", "all", "size")
 PARTS = ("world", "vae", "main", "levels", "sheet")
@@ -197,7 +197,7 @@ def main() -> int:
         lines += ["", f"The main model saw {ratios['samples_seen']:.0f} of the {SAMPLES} samples of its plan."]
     lines += ["", *curve()]
     print("\n".join(lines))
-    insert_tables(out / "second_edition.md", "\n".join(lines))
+    insert_tables(out / "gate.md", "\n".join(lines))
     write_report(args.json, ratios, rows, device)
     return 0 if all(held.values()) and len(held) == len(GATE) else 1
 

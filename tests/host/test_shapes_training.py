@@ -1,4 +1,4 @@
-"""The networks of the 128-pixel Shapes and how they are trained: layout, normalization, sampling, resuming, twins."""
+"""The networks of Shapes and how they are trained: layout, normalization, sampling, resuming, twins."""
 
 import os
 import signal
@@ -8,18 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from guidance_lab.experiments.second_edition import training
-from guidance_lab.experiments.second_edition.data import scene
-from guidance_lab.experiments.second_edition.models import GROUPS, LATENT, autoencoder, text_encoder
-from guidance_lab.experiments.second_edition.muon import Muon, optimizers
-from guidance_lab.experiments.second_edition.sampling import contexts, sample, without_text, zeroed_below
-from guidance_lab.experiments.second_edition.train_captioner import labels
-from guidance_lab.experiments.second_edition.train_clip import CHANGES, changed, contrastive_loss, twin
-from guidance_lab.experiments.second_edition.train_diffusion import ENDS, MAIN, normalize_contiguous, prompts, untrained
-from guidance_lab.experiments.second_edition.train_galip import rates
-from guidance_lab.experiments.second_edition.train_text import targets
-from guidance_lab.experiments.second_edition.world import parse
+from guidance_lab.experiments import training
+from guidance_lab.experiments.data import scene
+from guidance_lab.experiments.evidence.pictures import place_again
+from guidance_lab.experiments.muon import Muon, optimizers
+from guidance_lab.experiments.sampling import contexts, sample, without_text, zeroed_below
+from guidance_lab.experiments.train import export, noised_clip
+from guidance_lab.experiments.train.captioner import labels
+from guidance_lab.experiments.train.clip import CHANGES, changed, contrastive_loss, twin
+from guidance_lab.experiments.train.diffusion import ENDS, MAIN, SMALL, normalize_contiguous, prompts, untrained
+from guidance_lab.experiments.train.galip import rates
+from guidance_lab.experiments.train.text import targets
 from guidance_lab.experiments.training import initialize, learning_rate
+from guidance_lab.guidance.noised_clip import load
+from guidance_lab.shapes import clip as shapes_clip
+from guidance_lab.shapes import shipped
+from guidance_lab.shapes.models import GROUPS, LATENT, autoencoder, text_encoder
+from guidance_lab.shapes.world import parse
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +231,14 @@ def test_the_contrastive_loss_is_that_of_clip():
     assert contrastive_loss(images, texts, list("abca"), scale).item() != pytest.approx(expected.item(), rel=1e-3)
 
 
+def test_a_scene_placed_again_has_its_caption():
+    rng = np.random.default_rng(0)
+    for index in range(100):
+        wanted = parse(scene(index).caption)
+        placed = place_again(wanted, rng)
+        assert placed.caption == wanted.caption and placed != wanted
+
+
 def test_text_targets_say_what_the_caption_says():
     whole, nouns = targets(parse("a small red ball left of a blue striped cube on sand"), set())
     assert len(nouns) == 2 and nouns[0]["relation"] == 0 and nouns[1]["relation"] == 1
@@ -288,3 +301,35 @@ def test_a_step_of_muon_goes_along_every_singular_vector_alike():
     assert along.min() > 0.6 and along.max() < 1.3  # Newton and Schulz bring them near 1
     with pytest.raises(ValueError, match="does not lie in memory"):
         Muon([nn.Parameter(torch.zeros(4, 8, 3, 3).transpose(0, 1))], 0.01, 0.0)
+
+
+def test_a_noise_aware_clip_is_read_as_it_was_trained(tmp_path, monkeypatch):
+    """Through GLIDE's names, 8 bits and the file."""
+    monkeypatch.setattr("guidance_lab.experiments.train.export.WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    assert not shipped.has_noised_clip("shapes")
+    network = noised_clip.untrained()
+    export.write("noised_clip", export.in_8_bits(export.in_glides_names(network.state_dict())))
+    assert shipped.has_noised_clip("shapes")
+    read = load(*shipped.noised_clip_files("shapes"))
+    assert read.image_size == 128
+    ids = shapes_clip.tokens(["a red ball on white", "two pink fish on ice"])
+    x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for one, other in (
+            (network.text(ids, shapes_clip.lengths(ids)), read.text(ids, shapes_clip.lengths(ids))),
+            (network.image(x, 300), read.image(x, torch.tensor([300, 300]))),
+        ):
+            assert nn.functional.cosine_similarity(one, other).min() > 0.99
+
+
+def test_8_bits_are_near(tmp_path, monkeypatch):
+    monkeypatch.setattr("guidance_lab.experiments.train.export.WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    _, unet = untrained(SMALL)
+    before = unet.state_dict()
+    export.write("small", export.in_8_bits(before), {"unet": '{"width": 32, "mult": [1, 1, 2, 2]}'})
+    after = shipped.load_model("small").model.diffusion_model.state_dict()
+    assert after.keys() == before.keys()
+    for key, value in before.items():
+        assert (after[key] - value).abs().max() <= 0.01 * value.abs().max() + 1e-6, key

@@ -6,9 +6,9 @@ import hashlib
 import numpy as np
 import torch
 
-from .data import pictures
-from .models import autoencoder
-from .training import RUNS, autocast, trained
+from guidance_lab.experiments.data import pictures
+from guidance_lab.experiments.training import RUNS, autocast, trained
+from guidance_lab.shapes.models import autoencoder
 
 
 def pixels(rows: torch.Tensor) -> torch.Tensor:

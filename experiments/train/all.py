@@ -1,4 +1,5 @@
-"""Makes every weight from nothing, in order; whatever is finished is skipped, whatever is not goes on. See README.md.
+"""Makes every weight from nothing, in order; whatever is finished is skipped, whatever is not goes on. Run: python
+dev.py train all
 
 `--scale 0.01` makes a run that shows that everything works, in a folder of its own (environment variable SHAPES_RUNS).
 """
@@ -11,20 +12,20 @@ import time
 
 import torch
 
-from .training import seen
+from guidance_lab.experiments.training import seen
 
 # (run folder, module, options, samples of the plan, samples a second: on one calm core, on one that has AVX-512 BF16
 # with --bf16 (None: these stay in float32), on one data-centre GPU)
 ORDER = (
-    ("vae", "train_vae", (), 160_000, 13, None, 1500),
-    ("text", "train_text", (), 128_000, 700, None, 3000),
-    ("decoder", "train_vae", ("--decoder",), 40_000, 16, None, 1500),
-    ("main", "train_diffusion", (), 3_000_000, 19, 70, 4000),
-    ("small", "train_diffusion", ("--small",), 3_000_000, 35, 87, 5000),
-    ("clip", "train_clip", (), 400_000, 60, 250, 3000),
-    ("noised_clip", "train_noised_clip", (), 800_000, 60, 140, 3000),
-    ("captioner", "train_captioner", (), 400_000, 60, 410, 3000),
-    ("galip", "train_galip", (), 300_000, 8, 33, 500),
+    ("vae", "vae", (), 160_000, 13, None, 1500),
+    ("text", "text", (), 128_000, 700, None, 3000),
+    ("decoder", "vae", ("--decoder",), 40_000, 16, None, 1500),
+    ("main", "diffusion", (), 3_000_000, 19, 70, 4000),
+    ("small", "diffusion", ("--small",), 3_000_000, 35, 87, 5000),
+    ("clip", "clip", (), 400_000, 60, 250, 3000),
+    ("noised_clip", "noised_clip", (), 800_000, 60, 140, 3000),
+    ("captioner", "captioner", (), 400_000, 60, 410, 3000),
+    ("galip", "galip", (), 300_000, 8, 33, 500),
 )
 
 
