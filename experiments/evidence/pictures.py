@@ -72,6 +72,13 @@ def place_again(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(things, scene.background, scene.relation)
 
 
+def grid(pictures: np.ndarray, columns: int) -> np.ndarray:
+    """Pictures [N, H, W, 3], N a multiple of `columns`, as one."""
+    return np.concatenate(
+        [np.concatenate(list(pictures[i : i + columns]), 1) for i in range(0, len(pictures), columns)]
+    )
+
+
 def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None:
     """One row of pictures per setting, each 128 pixels wide."""
     sheet = np.concatenate([np.concatenate(list(row[:columns]), 1) for row in rows], 0)

@@ -1,11 +1,11 @@
-"""Trains the main Shapes model on latents with the frozen text encoder. Run: python dev.py train
-diffusion
+"""Trains the main Shapes model on latents with the frozen text encoder. Run: python dev.py train diffusion
 
-eps-prediction on SD1.5's schedule, L = E max(1, 1/SNR_t) |eps - unet(sqrt(a_t) z + sqrt(1 - a_t) eps, t, text)|², 10
-% of captions empty,
-EMA weights kept. The guides of autoguidance come from the same script: `early-*.safetensors` are snapshots of the EMA
-weights on the
-way, and `--small` is a smaller network trained for a sixteenth of the samples.
+eps-prediction on SD1.5's schedule, L = E max(1, 1/SNR_t) |eps - unet(sqrt(a_t) z + sqrt(1 - a_t) eps, t, text)|²,
+a tenth of the captions empty, EMA weights kept. First the inner levels alone read the text, from `LISTEN_FROM` on the
+outer ones read it for half of the samples (`outer.py` says why).
+
+The guides of autoguidance come from the same script: `early-*.safetensors` are snapshots of the EMA weights on the way,
+and `--small` is a smaller network that is trained for a sixteenth of the samples and reads the text everywhere.
 """
 
 import copy
@@ -18,7 +18,8 @@ import torch
 from guidance_lab.experiments.data import CHUNK, SCENES, scene
 from guidance_lab.experiments.latents import Latents
 from guidance_lab.experiments.muon import optimizers, set_rate
-from guidance_lab.experiments.sampling import contexts, sample, zeroed_below
+from guidance_lab.experiments.sampling import contexts, sample, without_text, zeroed_below
+from guidance_lab.experiments.train.outer import OuterText, forget_outside
 from guidance_lab.experiments.training import (
     CHECKPOINT,
     Run,
@@ -32,7 +33,7 @@ from guidance_lab.experiments.training import (
     trained,
     write_weights,
 )
-from guidance_lab.shapes.models import diffusion_model, text_encoder, unet_config
+from guidance_lab.shapes.models import LATENT, diffusion_model, text_encoder, unet_config
 from guidance_lab.shapes.read import judge, read
 from guidance_lab.shapes.words import loose_caption, tokens
 from guidance_lab.shapes.world import Scene, parse, random_scene
@@ -40,6 +41,9 @@ from guidance_lab.shapes.world import Scene, parse, random_scene
 MAIN = {"width": 32, "mult": (1, 2, 4, 4)}
 SMALL = {"width": 32, "mult": (1, 1, 2, 2)}
 SAMPLES = 3_000_000
+LISTEN_FROM = 375_000  # samples; before, only the inner levels of the main model read the text
+EARLY = (4_000, 8_000, 16_000, 32_000)  # samples after that: snapshots for the early guide
+OUTER_SILENT = 0.5  # share of the samples whose text the outer levels do not read after that
 ENDS = ("input_blocks.0.", "time_embed.", "out.")  # what takes latents and timestep in, what puts the noise out
 MUON_RATE = 4  # times AdamW's; 1 is slower at first, as good at 22,400 samples (results/optimizers.json)
 
@@ -101,11 +105,14 @@ def prompts(count: int, singles: bool, seed: int = 31) -> list[Scene]:
 
 
 @torch.no_grad()
-def look(base, unet, text, latents: Latents, device: str, count: int = 100) -> dict[str, float]:
+def look(base, unet, text, latents: Latents, device: str, listens: bool, count: int = 100) -> dict[str, float]:
     """What the readers say to `count` unguided pictures of one thing, as they are and without the inner levels (maps of
     4×4 and smaller, as in the gate), and to as many guided ones (CFG 2) of several.
+
+    listens: whether the outer levels read the text.
     """
     empty = contexts(text, [""], device)
+    silent = [] if listens else without_text(unet, {LATENT, LATENT // 2}, empty)
 
     def judged(singles: bool, cfg: float) -> list[dict[str, float]]:
         scenes = prompts(count, singles)
@@ -120,12 +127,16 @@ def look(base, unet, text, latents: Latents, device: str, count: int = 100) -> d
     hook = zeroed_below(unet, 4)
     row |= means("without inner levels", judged(True, 1.0), ("object",))
     hook.remove()
-    return row | means("CFG 2 several", judged(False, 2.0), keys)
+    row |= means("CFG 2 several", judged(False, 2.0), keys)
+    for hook in silent:
+        hook.remove()
+    return row
 
 
 def main() -> None:
     parser = options(__doc__, samples=SAMPLES, batch=32)
     parser.add_argument("--small", action="store_true", help="the smaller guide")
+    parser.add_argument("--forget", action="store_true", help="begin with outer levels that do not know any text")
     parser.add_argument("--rate", type=float, default=8e-4, help="highest learning rate (0.0008)")
     parser.add_argument("--look", type=int, default=50_000, help="samples between two looks with the readers")
     args = parser.parse_args()
@@ -151,10 +162,17 @@ def main() -> None:
             shutil.copy(CHECKPOINT / "log.jsonl", run.folder / "log.jsonl")
         print(f"{run.name}: begins again from the weights in checkpoint/ at {run.samples} samples", flush=True)
     restarted = run.samples if weights else 0
+    averaged_from = 0
+    if args.forget:
+        forget_outside(unet)
+        average.module.load_state_dict(unet.state_dict())
+        averaged_from = run.step
     # the schedule's cumulative alphas: sigma² = (1 - a) / a
     signal = (1 / (1 + base.model_sampling.sigmas**2)).to(device)
     chunks: dict[int, torch.Tensor] = {}
-    marks = {planned >> n for n in (3, 4, 5, 6, 7)}  # snapshots for the early guide
+    outer, empty = OuterText(unet), contexts(text, [""], device)
+    # snapshots for the early guide
+    marks = {planned >> n for n in (3, 4, 5, 6, 7)} if args.small else {LISTEN_FROM + n for n in EARLY}
     for step in run.steps(planned):
         rng = np.random.default_rng([3, step])
         noise = torch.Generator().manual_seed(step)
@@ -163,7 +181,7 @@ def main() -> None:
         rate = warm * learning_rate(run.samples, planned, args.rate, warmup=0)
         set_rate(both, rate, MUON_RATE)
         # chunks join one after another, so that a CPU need not encode them all before it can begin
-        known = min(SCENES // CHUNK, 1 + run.samples // 15_000)
+        known = min(SCENES // CHUNK, 1 + run.samples // 30_000)
         for index in range(len(chunks), known):
             chunks[index] = latents.chunk(index)
         picked = rng.integers(0, known * CHUNK, args.batch)
@@ -175,19 +193,24 @@ def main() -> None:
         eps = torch.randn(x0.shape, generator=noise).to(device)
         a = signal[t].view(-1, 1, 1, 1).float()
         x = (a.sqrt() * x0 + (1 - a).sqrt() * eps).contiguous(memory_format=torch.channels_last)
+        listens = args.small or run.samples >= LISTEN_FROM
+        if not args.small:
+            heard = rng.random(args.batch) >= (OUTER_SILENT if listens else 1.0)
+            outer.context = torch.where(torch.from_numpy(heard).to(device).view(-1, 1, 1), context, empty)
         with autocast(device, args.bf16):
             guess = unet(x, t, context=context)
+        outer.context = None
         # max(1, 1 / SNR): the plain eps loss hardly sees the noisy end, where text decides what is drawn (Salimans &
         # Ho 2022, section 4)
         weight = ((1 - a) / a).clamp(min=1.0)
         error = (guess.float() - eps).square()
         loss = (weight * error).mean()
         descend(loss, unet, *both.values())
-        average.update(unet, step)
+        average.update(unet, step - averaged_from)
         before = run.samples
         run.done(args.batch, loss=loss.item(), eps=error.mean().item())
         if before // args.look != run.samples // args.look:
-            run.log({"samples": run.samples} | look(base, average.module, text, latents, device))
+            run.log({"samples": run.samples} | look(base, average.module, text, latents, device, listens))
         for mark in marks:
             if before < mark <= run.samples:
                 write_weights(

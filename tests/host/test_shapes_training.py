@@ -1,5 +1,6 @@
 """The networks of Shapes and how they are trained: layout, normalization, sampling, resuming, twins."""
 
+import copy
 import os
 import signal
 
@@ -18,6 +19,7 @@ from guidance_lab.experiments.train.captioner import labels
 from guidance_lab.experiments.train.clip import CHANGES, changed, contrastive_loss, twin
 from guidance_lab.experiments.train.diffusion import ENDS, MAIN, SMALL, normalize_contiguous, prompts, untrained
 from guidance_lab.experiments.train.galip import rates
+from guidance_lab.experiments.train.outer import OuterText, forget_outside
 from guidance_lab.experiments.train.text import targets
 from guidance_lab.experiments.training import initialize, learning_rate
 from guidance_lab.guidance.noised_clip import load
@@ -107,6 +109,49 @@ def test_layers_without_text_read_the_empty_prompt(network):
             hook.remove()
     assert torch.equal(drawn.pop((16, 8, 4, 2)), nothing) and torch.equal(out(context), whole)
     assert all(not torch.equal(one, other) for one in drawn.values() for other in (whole, nothing))
+
+
+def test_outer_levels_read_what_each_sample_has_for_them(network):
+    """Without text for the first sample only, it is drawn as without text on maps of 16 and 8, the second as usual."""
+    base, _ = network
+    unet = copy.deepcopy(base.diffusion_model)  # its hooks stay on it
+    generator = torch.Generator().manual_seed(2)
+    shapes = ((2, 4, LATENT, LATENT), (2, 5, 128), (1, 5, 128))
+    x, context, empty = (torch.randn(shape, generator=generator) for shape in shapes)
+
+    def out() -> torch.Tensor:
+        return unet(x, torch.tensor([500, 500]), context=context)
+
+    whole, hooks = out(), without_text(unet, {16, 8}, empty)
+    silent = out()
+    for hook in hooks:
+        hook.remove()
+    outer = OuterText(unet)
+    assert torch.equal(out(), whole)
+    outer.context = torch.where(torch.tensor([[[False]], [[True]]]), context, empty)
+    drawn = out()
+    assert torch.equal(drawn[0], silent[0]) and torch.equal(drawn[1], whole[1]) and not torch.equal(drawn[0], whole[0])
+
+
+def test_outer_levels_that_forgot_say_nothing_of_the_text(network):
+    base, _ = network
+    unet = copy.deepcopy(base.diffusion_model)
+    generator = torch.Generator().manual_seed(3)
+    x, context, empty = (
+        torch.randn(s, generator=generator) for s in ((1, 4, LATENT, LATENT), (1, 5, 128), (1, 5, 128))
+    )
+
+    def changes(sides: set[int]) -> bool:
+        whole = unet(x, torch.tensor([500]), context=context)
+        hooks = without_text(unet, sides, empty)
+        other = unet(x, torch.tensor([500]), context=context)
+        for hook in hooks:
+            hook.remove()
+        return not torch.equal(whole, other)
+
+    assert changes({16}) and changes({8}) and changes({4, 2})
+    forget_outside(unet)
+    assert not changes({16, 8}) and changes({4, 2})
 
 
 class Point(nn.Module):
