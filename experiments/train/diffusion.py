@@ -2,7 +2,7 @@
 
 eps-prediction on SD1.5's schedule, L = E max(1, 1/SNR_t) |eps - unet(sqrt(a_t) z + sqrt(1 - a_t) eps, t, text)|²,
 a tenth of the captions empty, EMA weights kept. First the inner levels alone read the text, from `LISTEN_FROM` on the
-outer ones read it for half of the samples (`outer.py` says why).
+outer ones read it too, for three quarters of the samples (`outer.py` says why).
 
 The guides of autoguidance come from the same script: `early-*.safetensors` are snapshots of the EMA weights on the way,
 and `--small` is a smaller network that is trained for a sixteenth of the samples and reads the text everywhere.
@@ -43,7 +43,7 @@ SMALL = {"width": 32, "mult": (1, 1, 2, 2)}
 SAMPLES = 3_000_000
 LISTEN_FROM = 375_000  # samples; before, only the inner levels of the main model read the text
 EARLY = (4_000, 8_000, 16_000, 32_000)  # samples after that: snapshots for the early guide
-OUTER_SILENT = 0.5  # share of the samples whose text the outer levels do not read after that
+OUTER_SILENT = 0.25  # share of the samples whose text the outer levels do not read after that
 ENDS = ("input_blocks.0.", "time_embed.", "out.")  # what takes latents and timestep in, what puts the noise out
 MUON_RATE = 4  # times AdamW's; 1 is slower at first, as good at 22,400 samples (results/optimizers.json)
 
@@ -206,7 +206,8 @@ def main() -> None:
         error = (guess.float() - eps).square()
         loss = (weight * error).mean()
         descend(loss, unet, *both.values())
-        average.update(unet, step - averaged_from)
+        # the average begins anew with what the outer levels begin to learn
+        average.update(unet, step - (LISTEN_FROM // args.batch if listens and not args.small else averaged_from))
         before = run.samples
         run.done(args.batch, loss=loss.item(), eps=error.mean().item())
         if before // args.look != run.samples // args.look:
