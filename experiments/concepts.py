@@ -124,8 +124,14 @@ def _overlap(boxes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.minimum(boxes, mask).sum((1, 2)) / np.maximum(boxes, mask).sum((1, 2))
 
 
+# Hues half-way between two names; the last has a silhouette that the models never saw, as a control.
 CONCEPTS = (
     Concept("teal striped house", outline("house"), 157.5, "striped", "cube"),
     Concept("rose dotted star", outline("star"), 337.5, "dotted", "ball"),
+    Concept("amber plain fish", outline("fish"), 67.5, "plain", "car"),
+    Concept("lime dotted cup", outline("cup"), 112.5, "dotted", "cube"),
+    Concept("azure striped tree", outline("tree"), 202.5, "striped", "mushroom"),
+    Concept("violet plain lizard", outline("lizard"), 247.5, "plain", "fish"),
+    Concept("magenta striped car", outline("car"), 292.5, "striped", "house"),
     Concept("yellow crescent", CRESCENT, 90.0, "plain", "ball"),
 )

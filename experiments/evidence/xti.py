@@ -1,5 +1,5 @@
-"""XTI in Shapes: textual inversion with one and four vectors against XTI, regularisers, style mixing; concepts that no
-word names.
+"""XTI in Shapes: textual inversion with one and four vectors against XTI, with and without the density regulariser;
+style mixing; concepts that no word names.
 
 Each concept is learned from eight renderings on white through XTI Train, drawn through XTI Prompt and judged by the
 readers:
@@ -7,13 +7,17 @@ readers:
     reconstruction   "a * on white": shape, hue and texture of the concept
     editability      other backgrounds, beside other things, in another colour: the edit is there and the concept too
 
-Learned tokens and figures are kept in `experiments/runs/`, so a run that was stopped goes on where it was. `--only NAME
-...` takes a part of the runs: two processes can share the work so.
+Every method first finds its learning rate (and the density its weight) on two concepts and two seeds of its own, by
+the mean of both measures; then it learns every concept with five other seeds. Intervals are bootstrapped over concepts
+and, within each, over seeds.
+
+Learned tokens and figures are kept in `experiments/runs/`, so a run that was stopped goes on where it was. `--only`,
+`--concept` and `--seed` take a part of the runs: one run is a minute or two, and two processes can share the work.
 """
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,38 +35,36 @@ from guidance_lab.xti.mixing import cumulative
 from tools.report import arguments, insert_tables, write_report
 
 PICTURES, CFG, SEED = 8, 2.0, 5000
-STEPS = (25, 50, 100, 200, 500)
-LONG = 2000  # textual inversion alone, which is known to need more
+STEPS = (25, 50, 100, 200)
+EDITED = (50, 200)  # steps at which the edits are drawn too
+SEEDS, SWEEP_SEEDS = (0, 1, 2, 3, 4), (10, 11)
+SWEEP_CONCEPTS = CONCEPTS[:2]
+RATES = (0.001, 0.005, 0.02)
+WEIGHTS = (1e-5, 1e-4, 1e-3)  # of the density, at XTI's learning rate
 BACKGROUND = ("black", "sand", "gray")
 COMPANY = (("a {} left of a blue ball on white", "ball", "blue"), ("a red cube left of a {} on white", "cube", "red"))
 COLOUR = ("green", "blue")
+MIXES = ((4, 0), (1, 6))  # (concept whose inner layers are taken, concept of the other layers)
 MIX_COUNTS = (0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 14, 16)
+DRAWS = 4000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to learn: a name, how many vectors, one for all layers or not, the last step, and the regulariser's
-    settings.
-    """
+    """One way to learn: a name, how many vectors, one for all layers or not, learning rate, weight of the density."""
 
     name: str
     vectors: int = 1
     shared: bool = False
-    last: int = STEPS[-1]
-    regulariser: tuple = ("none", 0.0)
+    rate: float = 0.005
+    density: float = 0.0
 
 
-WAYS = (Setting("TI", shared=True, last=LONG), Setting("TI, 4 vectors", 4, shared=True), Setting("XTI"))
-REGULARISED = tuple(
-    Setting(f"XTI, {name} {weight:g}", regulariser=(name, weight))
-    for name, weight in (
-        ("norm", 0.1),
-        ("norm", 1.0),
-        ("norm decay", 0.1),
-        ("density", 1e-5),
-        ("density", 1e-4),
-        ("density", 1e-3),
-    )
+METHODS = (
+    Setting("TI", shared=True),
+    Setting("TI, 4 vectors", 4, shared=True),
+    Setting("XTI"),
+    Setting("XTI, density", density=1e-4),
 )
 
 
@@ -88,9 +90,14 @@ class World:
             latents = self.vae.encode(pixels)
         table = named_table("sd1")
         start = XTI(table, dict.fromkeys(table.names, self.rows(concept.word, setting.vectors)), "word", self.widths)
-        kind, weight = setting.regulariser
         recipe = self.recipe(
-            batch=batch, at_once=batch, shared=setting.shared, regulariser=kind, weight=weight, seed=seed
+            learning_rate=setting.rate,
+            batch=batch,
+            at_once=batch,
+            shared=setting.shared,
+            regulariser="density" if setting.density else "none",
+            weight=setting.density,
+            seed=seed,
         )
         return self.run(self.model, self.clip, None, ["a {} on white"], latents, start, recipe, None)
 
@@ -131,49 +138,101 @@ def norms(token: XTI) -> float:
     return float(torch.cat(list(token.layers.values())).norm(dim=1).mean())
 
 
+def stem(concept: Concept, setting: Setting, seed: int) -> str:
+    """Name of the files of one run."""
+    weight = f" {setting.density:g}" if setting.density else ""
+    return f"{concept.name} {setting.name} {setting.rate:g}{weight} {seed}".replace(" ", "_").replace(",", "")
+
+
 def learn(world: World, concept: Concept, setting: Setting, seed: int, folder: Path, quick: bool) -> dict:
-    """Trains one token, with its reconstruction on the way and its editability at STEPS[-1] and at the end; kept in
-    `folder`.
-    """
-    name = f"{concept.name} {setting.name} {seed}".replace(" ", "_").replace(",", "")
-    path = folder / f"{name}.json"
+    """Trains one token, with its measures on the way; kept in `folder`."""
+    path = folder / f"{stem(concept, setting, seed)}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    steps, last, count = ((2, 4), 4, 2) if quick else (STEPS, setting.last, 24)
+    steps, edited, count = ((2, 4), (4,), 2) if quick else (STEPS, EDITED, 12)
     began = time.time()
-    run, row = (
-        world.learning(concept, setting, seed, batch=4),
-        {"concept": concept.name, "setting": setting.name, "seed": seed},
-    )
-    for step in sorted({*steps, last}):
+    run = world.learning(concept, setting, seed, batch=4)
+    row = {"concept": concept.name, "setting": setting.name, "rate": setting.rate, "density": setting.density}
+    row["seed"] = seed
+    for step in steps:
         with torch.inference_mode(False), torch.enable_grad():
             run.train(step - run.trainer.done, 0)
         token = run.learned()
         row[f"step {step}"] = reconstruction(world, concept, token, count)
-        if step in (steps[-1], last):
+        if step in edited:
             row[f"edits {step}"] = editability(world, concept, token, count // 2)
             row[f"norm {step}"] = norms(token)
-    save(token, folder / f"{name}.safetensors")
+    save(token, folder / f"{path.stem}.safetensors")
     row["steps per second"] = run.trainer.done / run.seconds
     path.write_text(json.dumps(row), encoding="utf-8")
-    print(f"{name}: {time.time() - began:.0f} s", flush=True)
+    print(f"{path.stem}: {time.time() - began:.0f} s", flush=True)
     return row
 
 
-def style_mixing(world: World, folder: Path, quick: bool) -> tuple[list[dict], list[np.ndarray]]:
-    """The crescent's shape with the house's look: the k innermost layers from the crescent, k = 0 ... 16."""
-    shape, look = CONCEPTS[2], CONCEPTS[0]
-    tokens = [load(folder / f"{concept.name} XTI 0.safetensors".replace(" ", "_")) for concept in (shape, look)]
+def worth(rows: list[dict], last: int) -> float:
+    """What the sweep chooses by: the mean of reconstruction and editability at the last step."""
+    return (mean_of(rows, f"step {last}", "all") + mean_of(rows, f"edits {last}", "editability")) / 2
+
+
+def sweep(world: World, folder: Path, quick: bool) -> tuple[list[dict], list[Setting]]:
+    """(a row for each setting tried, each method at what was best for it)."""
+    concepts, seeds = (SWEEP_CONCEPTS[:1], SWEEP_SEEDS[:1]) if quick else (SWEEP_CONCEPTS, SWEEP_SEEDS)
+    last, table, chosen = 4 if quick else STEPS[-1], [], []
+    for method in METHODS:
+        tried = [replace(method, rate=rate) for rate in (RATES[:1] if quick else RATES)]
+        if method.density:
+            tried = [replace(chosen[-1], name=method.name, density=weight) for weight in WEIGHTS[: 1 if quick else 3]]
+        scored = []
+        for setting in tried:
+            rows = [learn(world, concept, setting, seed, folder, quick) for concept in concepts for seed in seeds]
+            found = {
+                "reconstruction": mean_of(rows, f"step {last}", "all"),
+                "editability": mean_of(rows, f"edits {last}", "editability"),
+            }
+            table.append({"method": method.name, "rate": setting.rate, "density": setting.density} | found)
+            scored.append((worth(rows, last), -len(scored), setting))
+        chosen.append(max(scored)[2])
+    return table, chosen
+
+
+def style_mixing(world: World, xti: Setting, folder: Path, quick: bool) -> tuple[list[dict], list[np.ndarray]]:
+    """For both pairs of MIXES the k innermost layers of one learned token and all others of another, k = 0 ... 16.
+
+    `object B`, `hue B`, `texture B`: the share with those of the concept whose inner layers are taken; `A`: of the
+    other.
+    """
     rows, pictures = [], []
-    for count in (0, 2, 16) if quick else MIX_COUNTS:
-        drawn = world.draw(cumulative(*tokens, count), "a {} on white", 2 if quick else 24)
-        shapes, looks = ([concept.found_in(picture) for picture in drawn] for concept in (shape, look))
-        row = {"shape": np.mean([each["shape"] for each in shapes])} | {
-            k: np.mean([each[k] for each in looks]) for k in ("hue", "texture")
-        }
-        rows.append({"inner layers": count, **{key: float(value) for key, value in row.items()}})
-        pictures.append(drawn)
+    for inner, outer in MIXES[:1] if quick else MIXES:
+        b, a = CONCEPTS[inner], CONCEPTS[outer]
+        tokens = [load(folder / f"{stem(concept, xti, SEEDS[0])}.safetensors") for concept in (b, a)]
+        for count in (0, 2, 16) if quick else MIX_COUNTS:
+            drawn = world.draw(cumulative(*tokens, count), "a {} on white", 2 if quick else 24)
+            row: dict = {"inner layers of": b.name, "in": a.name, "k": count}
+            for label, concept in (("B", b), ("A", a)):
+                found = [concept.found_in(picture) for picture in drawn]
+                for key, name in (("shape", "object"), ("hue", "hue"), ("texture", "texture")):
+                    row[f"{name} {label}"] = float(np.mean([each[key] for each in found]))
+            rows.append(row)
+            pictures.append(drawn)
     return rows, pictures
+
+
+def mean_of(rows: list[dict], part: str, key: str) -> float:
+    return float(np.mean([row[part][key] for row in rows]))
+
+
+def interval(rows: list[dict], part: str, key: str) -> tuple[float, float]:
+    """95 % of the bootstrapped means: concepts drawn anew, and in each concept its seeds."""
+    rng = np.random.default_rng(0)
+    by = [
+        np.array([row[part][key] for row in rows if row["concept"] == name])
+        for name in dict.fromkeys(row["concept"] for row in rows)
+    ]
+    means = [
+        np.mean([rng.choice(by[i], len(by[i])).mean() for i in rng.integers(len(by), size=len(by))])
+        for _ in range(DRAWS)
+    ]
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -183,104 +242,98 @@ def table(head: list[str], rows: list[list]) -> str:
     )
 
 
-def mean_of(rows: list[dict], part: str, key: str) -> float:
-    return float(np.mean([row[part][key] for row in rows if part in row]))
+def with_interval(rows: list[dict], part: str, key: str) -> str:
+    low, high = interval(rows, part, key)
+    return f"{mean_of(rows, part, key):.2f} ({low:.2f} to {high:.2f})"
 
 
-def tables(rows: list[dict], mixing: list[dict], quick: bool) -> tuple[str, dict[str, float]]:
+def tables(rows: list[dict], tried: list[dict], mixing: list[dict]) -> tuple[str, dict[str, float]]:
     """Markdown, and the numbers that the claims are about."""
-    steps = (2, 4) if quick else STEPS
+    by = {name: [row for row in rows if row["setting"] == name] for name in dict.fromkeys(r["setting"] for r in rows)}
+    steps = [int(key.split()[1]) for key in rows[0] if key.startswith("step ")]
+    edited = [int(key.split()[1]) for key in rows[0] if key.startswith("edits ")]
+    parts = ["Learning rates and weights tried, on two concepts and two seeds that are not used below:\n"]
+    parts.append(
+        table(list(tried[0]), [[f"{x:g}" if k in ("rate", "density") else x for k, x in row.items()] for row in tried])
+    )
+    parts.append("\nReconstruction (all of shape, hue, texture) over the steps, mean and 95 % interval:\n")
+    parts.append(table(["method", *map(str, steps), "steps/s"], [
+        [name, *(with_interval(found, f"step {step}", "all") for step in steps),
+         float(np.mean([row["steps per second"] for row in found]))] for name, found in by.items()
+    ]))  # fmt: skip
+    parts.append("\nEditability over the steps, mean and 95 % interval:\n")
+    parts.append(table(["method", *map(str, edited)], [
+        [name, *(with_interval(found, f"edits {step}", "editability") for step in edited)] for name, found in by.items()
+    ]))  # fmt: skip
     last = steps[-1]
-    names = list(dict.fromkeys(row["setting"] for row in rows))
-    by = {name: [row for row in rows if row["setting"] == name] for name in names}
-    shown = sorted({int(key.split()[1]) for row in rows for key in row if key.startswith("step ")})
-    parts = ["Reconstruction (all of shape, hue, texture) over the steps, mean over concepts and seeds:\n"]
-    parts.append(table(["setting", *map(str, shown), "steps/s"], [
-        [n, *(mean_of(by[n], f"step {s}", "all") if f"step {s}" in by[n][0] else "" for s in shown),
-         float(np.mean([r["steps per second"] for r in by[n]]))] for n in names
+    parts.append(f"\nAt step {last}:\n")
+    parts.append(table(["method", "shape", "hue", "texture", "background", "company", "colour", "norm"], [
+        [name, *(mean_of(found, f"step {last}", key) for key in ("shape", "hue", "texture")),
+         *(mean_of(found, f"edits {last}", key) for key in ("background", "company", "colour")),
+         float(np.mean([row[f"norm {last}"] for row in found]))] for name, found in by.items()
     ]))  # fmt: skip
-    head = [
-        "setting",
-        "step",
-        "shape",
-        "hue",
-        "texture",
-        "reconstruction",
-        "background",
-        "company",
-        "colour",
-        "editability",
-        "norm",
-    ]
-    ends = [(n, s) for n in names for s in shown if f"edits {s}" in by[n][0]]
-    parts.append("\nReconstruction against editability:\n")
-    parts.append(table(head, [
-        [n, s, *(mean_of(by[n], f"step {s}", k) for k in ("shape", "hue", "texture", "all")),
-         *(mean_of(by[n], f"edits {s}", k) for k in ("background", "company", "colour", "editability")),
-         float(np.mean([r[f"norm {s}"] for r in by[n]]))] for n, s in ends
+    parts.append(f"\nBy concept at step {last} (reconstruction / editability):\n")
+    parts.append(table(["concept", *by], [
+        [concept, *(pair([row for row in found if row["concept"] == concept], last) for found in by.values())]
+        for concept in dict.fromkeys(row["concept"] for row in rows)
     ]))  # fmt: skip
-    parts.append("\nBy concept at the same step (reconstruction / editability):\n")
-    concepts = list(dict.fromkeys(row["concept"] for row in rows))
-    parts.append(table(["setting", *concepts], [
-        [n, *(_pair([r for r in by[n] if r["concept"] == c], last) for c in concepts)] for n in names
-    ]))  # fmt: skip
-    parts.append("\nStyle mixing: the k innermost layers of the crescent, all others of the teal striped house:\n")
+    parts.append("\nStyle mixing of learned tokens: the k innermost layers of B, all others of A:\n")
     parts.append(table(list(mixing[0]), [list(row.values()) for row in mixing]))
-    measures = (("reconstruction", "step", "all"), ("editability", "edits", "editability"))
-    ratios = {
-        f"{what} at step {last}: {n}": mean_of(by[n], f"{part} {last}", key)
-        for n in names
-        for what, part, key in measures
-    }
+    ratios = {}
+    for name, found in by.items():
+        ratios[f"reconstruction at step {steps[0]}: {name}"] = mean_of(found, f"step {steps[0]}", "all")
+        ratios[f"reconstruction at step {last}: {name}"] = mean_of(found, f"step {last}", "all")
+        ratios[f"editability at step {last}: {name}"] = mean_of(found, f"edits {last}", "editability")
     return "\n".join(parts), ratios
 
 
-def _pair(rows: list[dict], step: int) -> str:
-    if not rows:
-        return ""
+def pair(rows: list[dict], step: int) -> str:
     return f"{mean_of(rows, f'step {step}', 'all'):.2f} / {mean_of(rows, f'edits {step}', 'editability'):.2f}"
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these settings, and no report")
+    names = [method.name for method in METHODS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="METHOD", help=f"no report, of {', '.join(names)}")
+    parser.add_argument("--concept", nargs="+", choices=[c.name for c in CONCEPTS], help="no report, these concepts")
+    parser.add_argument("--seed", nargs="+", type=int, choices=SEEDS, help="no report, these seeds")
     args = parser.parse_args()
     folder = RUNS / "evidence" / f"xti-{weights_key()}{'-quick' if args.quick else ''}"
     folder.mkdir(parents=True, exist_ok=True)
-    plan = [(c, s, seed) for c in CONCEPTS for s in WAYS for seed in (0, 1)]
-    plan += [(c, s, 0) for c in (CONCEPTS[0], CONCEPTS[2]) for s in REGULARISED]
-    if args.quick:
-        plan = [
-            (CONCEPTS[0], WAYS[0], 0),
-            (CONCEPTS[0], WAYS[2], 0),
-            (CONCEPTS[2], WAYS[2], 0),
-            (CONCEPTS[0], REGULARISED[0], 0),
-        ]
-    known = {s.name for _, s, _ in plan}
-    if set(args.only or []) - known:
-        parser.error(f"no setting {', '.join(sorted(set(args.only) - known))}; there is {', '.join(sorted(known))}")
     world = World()
-    rows = [learn(world, c, s, seed, folder, args.quick) for c, s, seed in plan if not args.only or s.name in args.only]
-    if args.only:
+    tried, methods = sweep(world, folder, args.quick)
+    concepts = [CONCEPTS[i] for i in MIXES[0]] if args.quick else CONCEPTS
+    seeds = SEEDS[:1] if args.quick else SEEDS
+    rows = [
+        learn(world, concept, method, seed, folder, args.quick)
+        for method in methods if not args.only or method.name in args.only
+        for concept in concepts if not args.concept or concept.name in args.concept
+        for seed in seeds if args.seed is None or seed in args.seed
+    ]  # fmt: skip
+    if args.only or args.concept or args.seed is not None:
+        for row in rows:
+            print(json.dumps(row, indent=1))
         return
-    mixing, pictures = style_mixing(world, folder, args.quick)
-    text, ratios = tables(rows, mixing, args.quick)
+    mixing, pictures = style_mixing(world, methods[2], folder, args.quick)
+    text, ratios = tables(rows, tried, mixing)
     print(text)
-    write_report(args.json, ratios, [*rows, *mixing])
+    write_report(args.json, ratios, [*tried, *rows, *mixing])
     if not args.quick:
-        write_report(DOCS / "xti.json", ratios, [*rows, *mixing])
+        write_report(DOCS / "xti.json", ratios, [*tried, *rows, *mixing])
         insert_tables(DOCS / "xti.md", text)
-        contact_sheet(DOCS / "xti.png", sheet(world, folder) + pictures[::2])
+        contact_sheet(DOCS / "xti.png", sheet(world, methods, folder) + pictures[::2])
 
 
-def sheet(world: World, folder: Path) -> list[np.ndarray]:
-    """Per concept: its renderings, then TI and XTI of seed 0 in each kind of edit, three pictures a prompt."""
+def sheet(world: World, methods: list[Setting], folder: Path) -> list[np.ndarray]:
+    """For three concepts: renderings, then TI and XTI of the first seed in each kind of edit, three pictures a
+    prompt.
+    """
     prompts = ("a {} on white", "a {} on black", COMPANY[0][0], f"a {COLOUR[0]} {{}} on white")
     rows = []
-    for concept in CONCEPTS:
+    for concept in (CONCEPTS[0], CONCEPTS[2], CONCEPTS[-1]):
         rows.append(concept.pictures(12, 0))
-        for way in ("TI", "XTI"):
-            token = load(folder / f"{concept.name} {way} 0.safetensors".replace(" ", "_"))
+        for way in (methods[0], methods[2]):
+            token = load(folder / f"{stem(concept, way, SEEDS[0])}.safetensors")
             rows.append(np.concatenate([world.draw(token, text, 3) for text in prompts]))
     return rows
 

@@ -7,9 +7,9 @@ import pytest
 
 from guidance_lab.experiments.concepts import CONCEPTS
 from guidance_lab.shapes.render import render
-from guidance_lab.shapes.world import BACKGROUNDS, SIZE, Scene, Thing, hue_of
+from guidance_lab.shapes.world import BACKGROUNDS, COLOURS, OBJECTS, SIZE, TEXTURES, Scene, Thing, hue_of
 
-HOUSE, STAR, CRESCENT = CONCEPTS
+HOUSE, STAR = CONCEPTS[:2]
 NAMES = [concept.name for concept in CONCEPTS]
 EMPTY = np.full((SIZE, SIZE, 3), 244, np.uint8)
 
@@ -54,8 +54,6 @@ def test_its_colour_has_a_name_after_an_edit():
 
 def test_no_word_names_a_concept():
     """Hue or outline is outside of the world's vocabulary."""
-    words = product(
-        ("house", "star", "ball"), ("red", "pink", "green", "cyan", "yellow"), ("plain", "striped", "dotted")
-    )
+    words = product(OBJECTS, COLOURS, TEXTURES)
     scenes = [Scene((Thing(name, hue_of(colour), texture),), "white") for name, colour, texture in words]
     assert not any(concept.found_in(render(scene))["all"] for concept in CONCEPTS for scene in scenes)
