@@ -2,23 +2,25 @@
 outer prompts.
 
 Four measurements through the real Per-Block Conditioning node, each on pairs of prompts A and B drawn from the same
-noise:
+noise, and a control:
 
     layer       A everywhere, B in one layer: what that layer alone changes
     innermost   A everywhere, B in the k innermost layers, k = 0 ... 16 (the P+ project page's growing subsets)
     part        A everywhere, B in the layers on the way down or up, or in the middle or outer ones
     swap        "a red cube" outside, "a green lizard" inside: whose object and whose colour is drawn
+    control     A everywhere, but without the text on maps of one size, or without the levels of that size and smaller
 
 Pictures are kept in `experiments/runs/`, so a run that was stopped goes on where it was. `--draw` draws without a
 report, `--only NAME ...` takes a part of the settings: two processes can share the work so.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from guidance_lab.experiments.evidence.pictures import DOCS, contact_sheet, kept, table, weights_key
-from guidance_lab.experiments.sampling import draw, encode
+from guidance_lab.experiments.sampling import draw, encode, without_text, zeroed_below
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.read import nearest_colour, read
@@ -29,6 +31,7 @@ from tools.report import arguments, insert_tables, write_report
 ATTRIBUTES = ("object", "colour", "texture", "background")
 SEED, CFG = 3000, 2.0
 PARTS = ("down", "up", "middle", "outer")
+SIDES = (16, 8, 4, 2)  # cells of the four levels' maps
 SHEET = ("innermost 0", "part down", "part up", "innermost 16", "swap 0", "swap 6", "swap 11", "swap 16")
 INNER = (
     2,
@@ -126,6 +129,30 @@ class Drawing:
         self.settings |= {f"part {part}": ("all", select(part, self.table)) for part in PARTS}
         self.settings |= {f"swap {k}": ("plain", inside_out[:k]) for k in (0, *INNER, len(self.table))}
 
+        # name: the hooks on the U-Net that are there while A is drawn
+        self.controls = {f"no text on {side}×{side}": partial(self._silent, {side}) for side in SIDES}
+        self.controls |= {f"text only on {side}×{side}": partial(self._silent, {*SIDES} - {side}) for side in SIDES}
+        self.controls |= {f"no levels from {side}×{side} down": partial(self._zeroed, side) for side in SIDES[1:]}
+
+    def _silent(self, sides: set[int]) -> list:
+        return without_text(self.model.model.diffusion_model, sides, self.empty)
+
+    def _zeroed(self, side: int) -> list:
+        return [zeroed_below(self.model.model.diffusion_model, side)]
+
+    def control(self, name: str) -> np.ndarray:
+        """A of every pair with that part of the network silent."""
+
+        def drawn() -> np.ndarray:
+            hooks = self.controls[name]()
+            try:
+                return draw(self.model, self.vae, self.contexts["all"][0], self.empty, SEED, CFG)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+
+        return kept(self.folder / f"{name.replace(' ', '_')}.npz", drawn)["pictures"]
+
     def pictures(self, name: str) -> np.ndarray:
         """Every pair with B in the setting's layers and A in the others."""
         return kept(self.folder / f"{name.replace(' ', '_')}.npz", lambda: self._draw(*self.settings[name]))["pictures"]
@@ -157,11 +184,15 @@ def measure(drawing: Drawing) -> list[dict]:
         attributes = ATTRIBUTES if kind == "all" else ATTRIBUTES[:2]
         row = {"setting": name, "pictures": len(drawn), "layers": [drawing.table.names[i] for i in layers]}
         rows.append(row | shares(drawn, drawing.pairs[kind], attributes) | {"change": change(drawn, *ends)})
+    whole = drawing.pictures("innermost 0")
+    for name, pictures in [("whole network", whole), *((name, drawing.control(name)) for name in drawing.controls)]:
+        found = shares(pictures, drawing.pairs["all"], ATTRIBUTES)
+        rows.append({"setting": f"control: {name}", "pictures": len(pictures)} | found)
     return rows
 
 
 def tables(rows: list[dict]) -> str:
-    """The four tables of the page."""
+    """The tables of the page."""
     parts = []
     for title, start, columns in (
         ("One layer reads B, all others A", "layer", [f"{name} B" for name in ATTRIBUTES] + ["one thing", "change"]),
@@ -180,6 +211,7 @@ def tables(rows: list[dict]) -> str:
             "swap",
             [f"{name} {who}" for name in ATTRIBUTES[:2] for who in "BA"] + ["mixed", "one thing"],
         ),
+        ("Control: A everywhere", "control:", [f"{name} A" for name in ATTRIBUTES] + ["one thing"]),
     ):
         chosen = [row for row in rows if row["setting"].startswith(f"{start} ")]
         parts.append(f"**{title}**\n\n{table(chosen, 'setting', columns)}")
@@ -196,11 +228,12 @@ def main() -> None:
     folder = RUNS / "evidence" / f"perblock-{weights_key()}-{count}"
     folder.mkdir(parents=True, exist_ok=True)
     drawing = Drawing(folder, count)
-    unknown = set(args.only or []) - set(drawing.settings)
+    names = [*drawing.settings, *drawing.controls]
+    unknown = set(args.only or []) - set(names)
     if unknown:
-        parser.error(f"no setting {', '.join(sorted(unknown))}; there is {', '.join(drawing.settings)}")
-    for name in args.only or drawing.settings:
-        drawing.pictures(name)
+        parser.error(f"no setting {', '.join(sorted(unknown))}; there is {', '.join(names)}")
+    for name in args.only or names:
+        drawing.control(name) if name in drawing.controls else drawing.pictures(name)
     if args.draw or args.only:
         return
     rows = measure(drawing)
@@ -210,6 +243,9 @@ def main() -> None:
         "the same by the middle layers (the claim for large models)": by_name["swap 6"]["mixed"],
         "thing of one prompt on the background of the other, way up": by_name["part up"]["apart"],
         "thing of one prompt on the background of the other, way down": by_name["part down"]["apart"],
+        "object right without the levels of 4×4 cells and fewer": by_name["control: no levels from 4×4 down"][
+            "object A"
+        ],
         "object right with one prompt in all layers": by_name["swap 16"]["object B"],
     }
     write_report(args.json, ratios, rows)
