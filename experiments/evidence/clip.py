@@ -25,6 +25,8 @@ from guidance_lab.experiments.evidence.pictures import (
 )
 from guidance_lab.experiments.features import features
 from guidance_lab.experiments.sampling import BATCH, draw, encode
+from guidance_lab.experiments.train.clip import CHANGES, normalized, right_answers
+from guidance_lab.experiments.train.export import clip_weights
 from guidance_lab.experiments.training import RUNS
 from guidance_lab.shapes import shipped
 from guidance_lab.shapes.clip import lengths, tokens
@@ -40,11 +42,12 @@ BESIDE = (
     3.0  # weight of the CLIP beside the likelihood: so both gradients are about equally long while the picture is wrong
 )
 COLUMNS = (
-    "simple object+colour", "simple all", "complex all", "relation", "missing", "extra", "frechet", "coverage",
+    "simple object+colour", "simple all", "two all", "three all", "relation", "missing", "extra", "frechet", "coverage",
     "clip score", "cpu seconds",
 )  # fmt: skip
 SCORERS = {  # and the shipped weights that they need
     "clean": ("clip",),
+    "weak": (),
     "noised": ("noised_clip",),
     "likelihood": ("captioner",),
     "other caption": ("captioner",),
@@ -93,6 +96,7 @@ SETTINGS = {
     "cfg 2 + clip 0.5, through the model": Setting(clip=guided(gradient="through model")),
     "cfg 2 + clip 0.5, 4 crops beside": Setting(clip=guided(crops=4)),
     "cfg 2 + clip 0.5, every 2nd step": Setting(clip=guided(every=2)),
+    **{f"cfg 2 + weak clip {s}": Setting(clip=guided(strength=s), scorer="weak") for s in (0.25, 0.5)},
     "cfg 2 + clip 0.5, latent_rgb": Setting(clip=guided(), decoder="latent_rgb"),
     "cfg 2 + noised clip 0.5": Setting(clip=guided(), scorer="noised"),
     "autoguidance 2": Setting(cfg=1.0, autoguidance=2.0),
@@ -137,6 +141,16 @@ class Studio:
 
         return load(*shipped.noised_clip_files("shapes"))
 
+    @cached_property
+    def weak(self):
+        """A scorer with the CLIP that was trained for a short time."""
+        from guidance_lab.nodes.host.networks import as_patcher
+        from guidance_lab.nodes.shapes.demo_models import ShapesScorer
+
+        scorer = ShapesScorer()
+        scorer.models = (as_patcher(weak_clip()),)
+        return scorer
+
     def aims(self, captions: list[str], scorer: str):
         """An objective that pulls picture i towards caption i."""
         from guidance_lab.guidance.similarity import cosine
@@ -149,13 +163,13 @@ class Studio:
         parts = []
         if scorer == "other caption":
             captions = captions[1:] + captions[:1]
-        if scorer != "clean":
+        if scorer not in ("clean", "weak"):
             parts.append((1.0, self.likelihood(self.captioner, captions, [], "token")))
             parts[-1][1].whole = scorer != "likelihood of crops"
-        if scorer in ("clean", "clean and likelihood"):
-            target = self.scorer.embed_lines(captions)
-            weight = 1.0 if scorer == "clean" else BESIDE
-            parts.append((weight, self.similarity(self.scorer, target, cosine, "Shapes CLIP")))
+        if scorer in ("clean", "clean and likelihood", "weak"):
+            clip = self.weak if scorer == "weak" else self.scorer
+            weight = BESIDE if scorer == "clean and likelihood" else 1.0
+            parts.append((weight, self.similarity(clip, clip.embed_lines(captions), cosine, "Shapes CLIP")))
         return self.objective(tuple(parts))
 
     def model(self, setting: Setting, captions: list[str]):
@@ -200,6 +214,27 @@ class Studio:
         return np.concatenate(pictures)
 
 
+def trains_weak() -> bool:
+    """Whether `python dev.py train clip --weak` was run; its settings are left out if not."""
+    return (RUNS / "clip_weak" / "last.pt").exists()
+
+
+def weak_clip() -> torch.nn.Module:
+    """Raises FileNotFoundError with what to train when it was not trained."""
+    with torch.inference_mode(False):
+        module = shipped.load_clip_module()
+        module.load_state_dict(module.state_dict() | clip_weights("clip_weak"))
+    return module.requires_grad_(False)
+
+
+@torch.no_grad()
+def right_on_changes(module: torch.nn.Module, count: int) -> dict[str, float]:
+    """How often this CLIP prefers a caption to the same with one thing changed, by kind of change."""
+    return right_answers(
+        lambda x: module.encode_image(normalized(x)), lambda said: module.encode_text(tokens(said)), count
+    )
+
+
 @torch.no_grad()
 def clip_score(pictures: np.ndarray, captions: list[str]) -> float:
     """Mean cosine of the finished pictures with their captions, by the clean Shapes CLIP."""
@@ -239,7 +274,8 @@ def main() -> None:
             studio.draw(setting, captions[:2])
         return float(kept(path, lambda: studio.draw(setting, captions[:BATCH]))["seconds"]) / BATCH
 
-    for name in args.only or SETTINGS:
+    names = args.only or [name for name, s in SETTINGS.items() if s.scorer != "weak" or trains_weak()]
+    for name in names:
         folder = RUNS / "evidence" / f"clip-{weights_key(*SETTINGS[name].weights)}-{count}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name.replace(' ', '_')}.npz"
@@ -265,6 +301,10 @@ def main() -> None:
     }
     write_report(args.json, ratios, rows)
     text = table(rows, "setting", COLUMNS)
+    if not args.only:
+        clips = [{"CLIP": "shipped"} | right_on_changes(shipped.load_clip_module(), count)]
+        clips += [{"CLIP": "weak"} | right_on_changes(weak_clip(), count)] if trains_weak() else []
+        text += "\n\n" + table(clips, "CLIP", CHANGES)
     print(text)
     if not args.quick and not args.only:  # a part must not take the place of the whole
         DOCS.mkdir(parents=True, exist_ok=True)

@@ -45,14 +45,17 @@ def measure(
     real: np.ndarray,
     judged: Callable[[Any, np.ndarray], dict[str, float]] | None = None,
 ) -> dict[str, float]:
-    """Alignment by the readers (simple = one thing, complex = two or three), Fréchet distance and diversity against
-    features `real`. `judged`: another edition's readers.
+    """Alignment by the readers (simple = one thing, complex = two or three, and these apart), Fréchet distance and
+    diversity against features `real`. `judged`: another edition's readers.
     """
     judged = judged or (lambda scene, picture: judge(scene, read(picture)))
     rows = [(len(scene.things), judged(scene, picture)) for scene, picture in zip(scenes, pictures, strict=True)]
     result = {key: float(np.mean([row[key] for _, row in rows if key in row])) for key in READ}
     result["simple all"] = float(np.mean([row["all"] for n, row in rows if n == 1]))
     result["simple object+colour"] = float(np.mean([row["object"] * row["colour"] for n, row in rows if n == 1]))
+    for count, name in ((2, "two"), (3, "three")):
+        found = [row["all"] for n, row in rows if n == count]
+        result |= {f"{name} all": float(np.mean(found))} if found else {}
     result["complex all"] = float(np.mean([row["all"] for n, row in rows if n > 1]))
     drawn = features(pictures)
     return result | {"frechet": frechet(real, drawn)} | diversity(real, drawn)

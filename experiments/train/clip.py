@@ -27,6 +27,7 @@ from guidance_lab.weight_files.clip import MEAN, STD
 
 CHANGES = ("object", "colour", "texture", "background", "relation", "count", "swap", "swap colours")
 ENDS = ("conv1.", "positional_embedding", "proj")  # what takes the picture in, what puts the embedding out
+WEAK = 24_000  # samples of the CLIP that knows less than the diffusion model
 MUON_RATE = 4  # times AdamW's learning rate
 CHUNKS = 10  # of the training set: what is decoded for it
 
@@ -156,7 +157,12 @@ def right_answers(image, text, count: int = 400) -> dict[str, float]:
 
 
 def main() -> None:
-    args = options(__doc__, samples=400_000, batch=192).parse_args()
+    parser = options(__doc__, samples=400_000, batch=192)
+    parser.add_argument(
+        "--weak", action="store_true", help=f"{WEAK} samples in a run of its own, for `dev.py evidence clip`"
+    )
+    args = parser.parse_args()
+    name, planned = ("clip_weak", WEAK) if args.weak else ("clip", args.samples)
     device = prepare(args)
     model = clip_model().visual
     initialize(model, seed=5)
@@ -168,14 +174,14 @@ def main() -> None:
     text = frozen_text(device)
     learned = torch.nn.ModuleList([model, projection, temperature])
     both = optimizers(model, ENDS, 1e-3, (*projection.parameters(), *temperature.parameters()))
-    run = Run("clip", {"model": model, "projection": projection, "temperature": temperature} | both)
+    run = Run(name, {"model": model, "projection": projection, "temperature": temperature} | both)
     shown = Pictures(device)
 
     def sentences(captions: list[str]) -> torch.Tensor:
         return projection(text(torch.from_numpy(tokens(captions)).to(device))[2])
 
-    for step in run.steps(args.samples):
-        set_rate(both, learning_rate(run.samples, args.samples, 1e-3, warmup=100 * args.batch), MUON_RATE)
+    for step in run.steps(planned):
+        set_rate(both, learning_rate(run.samples, planned, 1e-3, warmup=100 * args.batch), MUON_RATE)
         indices, captions, wrong = batch(step, args.batch)
         x = shown(indices, torch.Generator().manual_seed(step)).to(device)
         texts = F.normalize(sentences(captions + wrong), dim=-1)
@@ -189,7 +195,7 @@ def main() -> None:
             run.log({"step": run.step} | right_answers(lambda x: model(normalized(x.to(device))), sentences))
     right = right_answers(lambda x: model(normalized(x.to(device))), sentences, 1000)
     result = {"clip_swapped": right["swap"], "right": right, "samples": run.samples}
-    (RUNS / "clip" / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (RUNS / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -123,14 +123,19 @@ def write_small() -> None:
     write("small", in_8_bits(averaged("small")), {"unet": json.dumps(SMALL), "samples": str(seen("small"))})
 
 
-def write_clip() -> None:
-    """The image tower and the text projection of the CLIP, in 8 bits; its text tower is the text encoder's file."""
-    sd = {f"visual.{key}": value for key, value in trained("clip").items()}
+def clip_weights(run: str) -> dict[str, torch.Tensor]:
+    """Image tower and text projection of a CLIP's run under open_clip's names; its text tower is the text encoder."""
+    sd = {f"visual.{key}": value for key, value in trained(run).items()}
     # The end token's state was trained through the encoder's own projection; the CLIP's comes after it.
     own = trained("text")["text_projection.weight"]
-    sd["text_projection"] = (trained("clip", "projection")["weight"] @ own).T
-    sd["logit_scale"] = trained("clip", "temperature")["logit_scale"]
-    write("clip", in_8_bits(sd), {"samples": str(seen("clip"))})
+    sd["text_projection"] = (trained(run, "projection")["weight"] @ own).T
+    sd["logit_scale"] = trained(run, "temperature")["logit_scale"]
+    return sd
+
+
+def write_clip() -> None:
+    """The CLIP, in 8 bits."""
+    write("clip", in_8_bits(clip_weights("clip")), {"samples": str(seen("clip"))})
 
 
 def write_noised_clip() -> None:
